@@ -1,0 +1,1 @@
+//! The plainest possible kernels, in f64 (being laid).

@@ -1,0 +1,53 @@
+//! TinyLLM: GPT-2 models of 1 to 124 million parameters that read sensors.
+//!
+//! `tinyllm-train` prepares data, pre-trains, fine-tunes, evaluates and exports GGUF;
+//! `tinyllm-run` runs such a file on a small board. Both are thin programs over this library.
+//!
+//! # The map
+//!
+//! Imports only go down; `tests/floors.rs` fails on one that goes up or sideways.
+//!
+//! | floor | module | what |
+//! | --- | --- | --- |
+//! | 0 | [`rng`] [`fsio`] [`mmap`] [`progress`] | counter-based random numbers; whole files or none; mapped files; what a user sees |
+//! | 1 | [`simd`] | inner loops and their run-time dispatch |
+//! | 2 | [`quant`] [`gguf`] | block formats and their scalar truth; the container |
+//! | 3 | [`backend`] | the decoder's kernels: trait, `Reference` (f64), `Cpu` (f32) |
+//! | 4 | [`model`] [`data`] | the model as a tree over its leaf; tokenizer, recipes, shards (`data` may use `model`) |
+//! | 5 | [`train`] [`infer`] | a run, its checkpoints; a session, its sampler and label scores |
+//! | 6 | [`eval`] | metrics, baselines, reports |
+//! | 7 | `bin/` | the programs, one file a subcommand |
+//!
+//! # Letters
+//!
+//! `B` sequences of `T` positions make `N = B T` rows; `C` channels (`n_embd`), `H` heads of `D`
+//! channels, `L` layers, `F` hidden channels of the MLP (`n_ff`), `V` tokens in the vocabulary, `R`
+//! the rank of a LoRA pair. Matrices are row-major and a weight is `(out, in)`. A gradient is `d`
+//! and the name of what it belongs to.
+//!
+//! # The `+=` rule
+//!
+//! Gradients of parameters and the residual stream (and its gradient `dx`) are added to; every other
+//! output is overwritten. A kernel's outputs come first among its arguments.
+//!
+//! Start reading at [`model::decoder`], then [`backend::Backend`].
+
+pub mod fsio;
+pub mod mmap;
+pub mod progress;
+pub mod rng;
+
+pub mod simd;
+
+pub mod gguf;
+pub mod quant;
+
+pub mod backend;
+
+pub mod data;
+pub mod model;
+
+pub mod infer;
+pub mod train;
+
+pub mod eval;

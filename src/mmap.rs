@@ -1,0 +1,40 @@
+//! Files as slices of bytes.
+#![allow(unsafe_code)]
+
+use crate::fsio::{At, IoError};
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+
+/// A file mapped for reading.
+pub struct Mapped(Option<memmap2::Mmap>);
+
+impl Mapped {
+    /// Maps a whole file; an empty one is an empty slice.
+    pub fn open(path: &Path) -> Result<Self, IoError> {
+        let file = File::open(path).at(path, "open")?;
+        if file.metadata().at(path, "read")?.len() == 0 {
+            return Ok(Self(None));
+        }
+        // SAFETY: the map is private to this process and read-only. Another process that shortens the file
+        // meanwhile would raise SIGBUS; every program that maps its model accepts that, and our own
+        // writers never shorten a file in place (`fsio` renames whole ones).
+        let map = unsafe { memmap2::Mmap::map(&file) }.at(path, "map")?;
+        Ok(Self(Some(map)))
+    }
+
+    /// Asks the system to read the pages ahead of use.
+    pub fn prefault(&self) {
+        #[cfg(unix)]
+        if let Some(map) = &self.0 {
+            map.advise(memmap2::Advice::WillNeed).ok();
+        }
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or(&[])
+    }
+}

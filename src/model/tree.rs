@@ -1,0 +1,134 @@
+//! Parameter trees: one shape, many kinds of leaf.
+//!
+//! A model is a tree that is generic over its leaf: a `Spec`, a weight, a gradient that may be absent, an
+//! optimizer state. The walk order is fixed, so that everything that goes over all parameters is a zip of leaves.
+
+/// A tree that can be walked leaf by leaf, always in the same order.
+pub trait Tree<P> {
+    /// The same tree with another kind of leaf.
+    type With<Q>: Tree<Q>;
+    /// A tree of the same shape whose leaves are made from this one's.
+    fn map_leaves<Q>(&self, f: &mut impl FnMut(&P) -> Q) -> Self::With<Q>;
+    /// Visits every leaf.
+    fn each<'a>(&'a self, f: &mut impl FnMut(&'a P))
+    where
+        P: 'a;
+    /// Visits every leaf for writing.
+    fn each_mut<'a>(&'a mut self, f: &mut impl FnMut(&'a mut P))
+    where
+        P: 'a;
+
+    /// All leaves in walk order.
+    fn leaves(&self) -> Vec<&P> {
+        let mut all = vec![];
+        self.each(&mut |p| all.push(p));
+        all
+    }
+    /// All leaves in walk order, for writing.
+    fn leaves_mut(&mut self) -> Vec<&mut P> {
+        let mut all = vec![];
+        self.each_mut(&mut |p| all.push(p));
+        all
+    }
+    /// [`map_leaves`](Self::map_leaves) with a function that can fail; the first error is told.
+    fn try_map<Q, E>(&self, f: &mut impl FnMut(&P) -> Result<Q, E>) -> Result<Self::With<Q>, E>
+    where
+        Self::With<Option<Q>>: Tree<Option<Q>, With<Q> = Self::With<Q>>,
+    {
+        let mut failed = None;
+        let tree = self.map_leaves(&mut |p| {
+            if failed.is_some() {
+                return None;
+            }
+            f(p).map_err(|e| failed = Some(e)).ok()
+        });
+        match failed {
+            Some(e) => Err(e),
+            None => {
+                let mut tree = tree;
+                let mut made: Vec<Option<Q>> = tree.leaves_mut().into_iter().map(Option::take).collect();
+                let mut next = made.iter_mut();
+                Ok(tree.map_leaves(&mut |_| next.next().and_then(Option::take).unwrap_or_else(|| unreachable!("a leaf is made once"))))
+            }
+        }
+    }
+}
+
+/// One parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaf<P>(pub P);
+
+impl<P> Tree<P> for Leaf<P> {
+    type With<Q> = Leaf<Q>;
+    fn map_leaves<Q>(&self, f: &mut impl FnMut(&P) -> Q) -> Leaf<Q> {
+        Leaf(f(&self.0))
+    }
+    fn each<'a>(&'a self, f: &mut impl FnMut(&'a P))
+    where
+        P: 'a,
+    {
+        f(&self.0);
+    }
+    fn each_mut<'a>(&'a mut self, f: &mut impl FnMut(&'a mut P))
+    where
+        P: 'a,
+    {
+        f(&mut self.0);
+    }
+}
+
+impl<P, T: Tree<P>> Tree<P> for Option<T> {
+    type With<Q> = Option<T::With<Q>>;
+    fn map_leaves<Q>(&self, f: &mut impl FnMut(&P) -> Q) -> Option<T::With<Q>> {
+        self.as_ref().map(|t| t.map_leaves(f))
+    }
+    fn each<'a>(&'a self, f: &mut impl FnMut(&'a P))
+    where
+        P: 'a,
+    {
+        self.iter().for_each(|t| t.each(f));
+    }
+    fn each_mut<'a>(&'a mut self, f: &mut impl FnMut(&'a mut P))
+    where
+        P: 'a,
+    {
+        self.iter_mut().for_each(|t| t.each_mut(f));
+    }
+}
+
+impl<P, T: Tree<P>> Tree<P> for Vec<T> {
+    type With<Q> = Vec<T::With<Q>>;
+    fn map_leaves<Q>(&self, f: &mut impl FnMut(&P) -> Q) -> Vec<T::With<Q>> {
+        self.iter().map(|t| t.map_leaves(f)).collect()
+    }
+    fn each<'a>(&'a self, f: &mut impl FnMut(&'a P))
+    where
+        P: 'a,
+    {
+        self.iter().for_each(|t| t.each(f));
+    }
+    fn each_mut<'a>(&'a mut self, f: &mut impl FnMut(&'a mut P))
+    where
+        P: 'a,
+    {
+        self.iter_mut().for_each(|t| t.each_mut(f));
+    }
+}
+
+/// Declares a node: the fields before `;` are subtrees, those after it plain facts of the model.
+macro_rules! tree {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(; $($(#[$kdoc:meta])* $fact:ident : $fty:ty),*)? }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<P> { $($(#[$fdoc])* pub $field: $ty,)* $($($(#[$kdoc])* pub $fact: $fty,)*)? }
+        impl<P> Tree<P> for $name<P> {
+            type With<Q> = $name<Q>;
+            fn map_leaves<Q>(&self, f: &mut impl FnMut(&P) -> Q) -> $name<Q> {
+                $name { $($field: Tree::map_leaves(&self.$field, f),)* $($($fact: self.$fact,)*)? }
+            }
+            fn each<'a>(&'a self, f: &mut impl FnMut(&'a P)) where P: 'a { $(Tree::each(&self.$field, f);)* }
+            fn each_mut<'a>(&'a mut self, f: &mut impl FnMut(&'a mut P)) where P: 'a { $(Tree::each_mut(&mut self.$field, f);)* }
+        }
+    };
+}
+pub(crate) use tree;
