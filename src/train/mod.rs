@@ -1,1 +1,7 @@
-//! (being laid)
+//! Training: one step, a whole run, what is kept of it.
+
+pub mod learner;
+pub mod schedule;
+
+pub use learner::{Adam, HostMoments, Learner, StepReport};
+pub use schedule::Schedule;
