@@ -117,7 +117,7 @@ def forward(cfg, lora, p, x, keep, order):
         scores = (q @ k.transpose(2, 3) / math.sqrt(C // H)).masked_fill(~seen[:, None], -math.inf)
         y = kept(f"blk.{l}.attn", (scores.softmax(3) @ v).transpose(1, 2).reshape(B, T, C))
         h = kept(f"blk.{l}.mid", h + linear(f"blk.{l}.attn_output", y))
-        up = kept(f"blk.{l}.ffn_up", linear(f"blk.{l}.ffn_up", norm(f"blk.{l}.ffn_norm", h)))
+        up = linear(f"blk.{l}.ffn_up", norm(f"blk.{l}.ffn_norm", h))
         h = kept(f"blk.{l}.out", h + linear(f"blk.{l}.ffn_down", F.gelu(up, approximate="tanh")))
     logits = kept("logits", product(kept("output_norm", norm("output_norm", h)), p["token_embd.weight"]))
     counted = F.cross_entropy(logits.reshape(B * T, -1)[x["rows"]], x["targets"], reduction="none")

@@ -27,12 +27,10 @@ fn check(what: &str, config: &Config, lora: Option<&Lora>, batch: &HostBatch, re
 /// What [`check`] finds wrong when every gradient is first multiplied by `tamper`.
 fn failures(what: &str, config: &Config, lora: Option<&Lora>, batch: &HostBatch, recompute: bool, tamper: f64) -> Vec<String> {
     let mut rig = Rig::new(Reference, config, lora, lively(7), batch.b * batch.t, recompute);
-    rig.set(batch, batch.total_weight());
-    rig.control(&tinyllm::backend::Control { dropout_key: 99, ..rig::control(1) });
-    rig.pass();
+    rig.pass(std::slice::from_ref(batch));
     let mut gradients = rig.gradients();
     gradients.iter_mut().flat_map(|(_, g)| g).for_each(|g| *g *= tamper);
-    let trained: Vec<usize> = rig.grads.leaves().iter().enumerate().filter(|(_, g)| g.is_some()).map(|(i, _)| i).collect();
+    let trained: Vec<usize> = rig.learner.grads().leaves().iter().enumerate().filter(|(_, g)| g.is_some()).map(|(i, _)| i).collect();
     let mut failures = vec![];
     let mut worst = 0.0f64;
     for (&place, (name, gradient)) in trained.iter().zip(&gradients) {
@@ -40,14 +38,14 @@ fn failures(what: &str, config: &Config, lora: Option<&Lora>, batch: &HostBatch,
         let mut direction: Vec<f64> = gradient.iter().map(|_| rng.normal()).collect();
         let length = norm(&direction);
         direction.iter_mut().for_each(|d| *d /= length);
-        let given = leaf_of(&mut rig.weights, place).clone();
+        let given = leaf_of(rig.learner.weights_mut(), place).clone();
         let mut loss_at = |by: f64| {
-            *leaf_of(&mut rig.weights, place) = given.iter().zip(&direction).map(|(w, d)| w + by * d).collect();
-            rig.evaluate()
+            *leaf_of(rig.learner.weights_mut(), place) = given.iter().zip(&direction).map(|(w, d)| w + by * d).collect();
+            rig.pass(std::slice::from_ref(batch))
         };
         let near = loss_at(STEP) - loss_at(-STEP);
         let far = loss_at(2.0 * STEP) - loss_at(-2.0 * STEP);
-        *leaf_of(&mut rig.weights, place) = given;
+        *leaf_of(rig.learner.weights_mut(), place) = given;
         let slope = (8.0 * near - far) / (12.0 * STEP);
         let claimed: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
         let error = (slope - claimed).abs() / claimed.abs().max(norm(gradient) / (gradient.len() as f64).sqrt());

@@ -1,214 +1,81 @@
-//! A decoder on any backend, with everything around it that a test wants to turn and read.
+//! A learner on any backend, with what a test wants to turn and read.
 
-use tinyllm::backend::{AdamLeaf, Backend, Control, Targets};
-use tinyllm::model::{Activations, Config, Decoder, DeviceBatch, Grad, HostBatch, Lora, Spec, Tree};
+use tinyllm::backend::Backend;
+use tinyllm::model::{Config, Decoder, HostBatch, Lora, Spec, Target, Tree};
 use tinyllm::rng::{self, Rng};
+use tinyllm::train::{Adam, Learner};
 
-/// A model, its gradients and moments, and room for one batch.
+/// A model in training and the weights it was given.
 pub struct Rig<B: Backend> {
-    pub be: B,
-    pub spec: Decoder<Spec>,
-    /// The weights as given, in `f32`.
-    pub given: Decoder<Vec<f32>>,
-    pub weights: Decoder<B::Buf>,
-    pub grads: Decoder<Grad<B>>,
-    pub acts: Activations<B>,
-    pub batch: DeviceBatch<B>,
-    moments: Decoder<Option<[B::Acc; 2]>>,
-    loss: B::Acc,
-    norm: B::Acc,
-    ctl: B::Ctl,
-    room: usize,
-}
-
-/// The optimizer settings of the fixtures, at one step.
-pub const fn control(step: u64) -> Control {
-    Control { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1.0, step, dropout_key: 0 }
+    pub learner: Learner<B>,
+    given: Decoder<Vec<f32>>,
+    rows: usize,
 }
 
 impl<B: Backend> Rig<B> {
-    /// A model with the weights that `given` says, for batches of up to `room` rows. With `lora`, the base is frozen.
-    pub fn new(be: B, config: &Config, lora: Option<&Lora>, given: impl Fn(&Spec) -> Vec<f32>, room: usize, recompute: bool) -> Self {
+    /// A model with the weights that `given` says, for batches of up to `rows` rows. With `lora`, the base is frozen.
+    pub fn new(be: B, config: &Config, lora: Option<&Lora>, given: impl Fn(&Spec) -> Vec<f32>, rows: usize, recompute: bool) -> Self {
         let spec = Decoder::spec(config, lora);
         let given = spec.map_leaves(&mut |s| given(s));
-        let trains = |s: &Spec| lora.is_none() || s.lora;
-        let weights = spec.map_leaves(&mut |s| match s.shape[..] {
-            [rows, cols] => be.alloc_matrix(rows, cols).unwrap(),
-            _ => be.alloc(s.numel()).unwrap(),
-        });
-        let acc = |len| be.alloc_acc(len).unwrap();
-        let ids = |len| be.alloc_ids(len).unwrap();
-        let mut rig = Self {
-            grads: spec.map_leaves(&mut |s| trains(s).then(|| acc(s.numel()))),
-            moments: spec.map_leaves(&mut |s| trains(s).then(|| [acc(s.numel()), acc(s.numel())])),
-            acts: Activations::new(&be, &weights, room, recompute).unwrap(),
-            batch: DeviceBatch {
-                b: 0,
-                t: 0,
-                tokens: ids(room),
-                positions: ids(room),
-                starts: ids(room),
-                targets: Targets { count: 0, rows: ids(room), ids: ids(room), weights: acc(room) },
-            },
-            loss: acc(1),
-            norm: acc(1),
-            ctl: be.alloc_ctl().unwrap(),
-            spec,
-            given,
-            weights,
-            be,
-            room,
-        };
-        rig.reset();
-        rig
-    }
-
-    /// The weights as they were given, and no gradients.
-    pub fn reset(&mut self) {
-        for (w, given) in self.weights.leaves_mut().into_iter().zip(self.given.leaves()) {
-            self.be.upload(w, given).unwrap();
-        }
-        self.zero_grads();
-    }
-
-    pub fn zero_grads(&mut self) {
-        self.grads.each_mut(&mut |g| {
-            if let Some(g) = g {
-                self.be.zero_acc(g);
-            }
-        });
-        self.be.zero_acc(&mut self.loss);
+        let learner = Learner::new(be, spec, &given, |s| lora.is_none() || s.lora, rows, recompute).unwrap();
+        Self { learner, given, rows }
     }
 
     /// Leaves NaN in every buffer that a pass writes, in all its rows: what is then not written shows.
-    pub fn poison(&mut self) {
-        for (w, given) in self.weights.leaves_mut().into_iter().zip(self.given.leaves()) {
-            self.be.upload(w, &vec![f32::NAN; given.len()]).unwrap();
+    /// `be` is another instance of the learner's backend.
+    pub fn poison(&mut self, be: &B) {
+        let moments = self.learner.host_moments().unwrap();
+        for (w, given) in self.learner.weights_mut().leaves_mut().into_iter().zip(self.given.leaves()) {
+            be.upload(w, &vec![f32::NAN; given.len()]).unwrap();
         }
-        let ids = vec![0; self.room];
-        self.set(&HostBatch::unbroken(self.room, 1, &ids, &ids), 1.0);
-        assert!(self.pass().is_nan());
-        self.reset();
+        let ids = vec![0; self.rows];
+        assert!(self.pass(&[HostBatch::unbroken(self.rows, 1, &ids, &ids)]).is_nan());
+        for (w, given) in self.learner.weights_mut().leaves_mut().into_iter().zip(self.given.leaves()) {
+            be.upload(w, given).unwrap();
+        }
+        self.learner.load_moments(&moments).unwrap();
     }
 
-    /// Makes `batch` the next pass's, its weights divided by `total`.
-    pub fn set(&mut self, batch: &HostBatch, total: f64) {
-        let (be, d) = (&self.be, &mut self.batch);
-        (d.b, d.t, d.targets.count) = (batch.b, batch.t, batch.rows.len());
-        be.upload_ids(&mut d.tokens, &batch.tokens).unwrap();
-        be.upload_ids(&mut d.positions, &batch.positions).unwrap();
-        be.upload_ids(&mut d.starts, &batch.starts).unwrap();
-        be.upload_ids(&mut d.targets.rows, &batch.rows).unwrap();
-        be.upload_ids(&mut d.targets.ids, &batch.targets).unwrap();
-        let weights: Vec<f64> = batch.weights.iter().map(|&w| f64::from(w) / total).collect();
-        be.upload_acc(&mut d.targets.weights, &weights).unwrap();
+    /// A step at rate 0, which leaves gradients and activations and changes no weight: the loss.
+    pub fn pass(&mut self, batches: &[HostBatch]) -> f64 {
+        self.learner.step(batches, 1, 0.0, &Adam::default(), 99).unwrap().loss
     }
 
-    /// The next passes' control block; its dropout key counts at once.
-    pub fn control(&mut self, control: &Control) {
-        self.be.upload_ctl(&mut self.ctl, control).unwrap();
-    }
-
-    /// Forward and backward: adds to the gradients and to the loss, which is told.
-    pub fn pass(&mut self) -> f64 {
-        let p = self.batch.pass(&self.be, Some(&self.ctl));
-        self.weights.forward(&p, &mut self.acts, &self.batch);
-        self.weights.backward(&p, &mut self.loss, &mut self.grads, &mut self.acts, &self.batch);
-        self.read_loss()
-    }
-
-    /// Forward alone: the loss of the batch.
-    pub fn evaluate(&mut self) -> f64 {
-        self.be.zero_acc(&mut self.loss);
-        let p = self.batch.pass(&self.be, Some(&self.ctl));
-        self.weights.forward(&p, &mut self.acts, &self.batch);
-        self.weights.loss(&p, &mut self.loss, &mut self.acts, &self.batch);
-        self.read_loss()
-    }
-
-    fn read_loss(&self) -> f64 {
-        self.be.sync().unwrap();
-        let mut loss = [f64::NAN];
-        self.be.download_acc(&mut loss, &self.loss).unwrap();
-        loss[0]
-    }
-
-    /// Norm of all gradients.
-    pub fn norm(&mut self) -> f64 {
-        let mut norm = [f64::NAN];
-        self.be.grad_norm(&mut self.norm, &self.grads.leaves().into_iter().flatten().collect::<Vec<_>>());
-        self.be.download_acc(&mut norm, &self.norm).unwrap();
-        norm[0]
-    }
-
-    /// One step of AdamW with the gradients at hand.
-    pub fn update(&mut self, control: &Control) {
-        assert!(!B::MASTERS, "a backend with masters needs them here");
-        self.norm();
-        self.be.upload_ctl(&mut self.ctl, control).unwrap();
-        let state = self.grads.leaves().into_iter().zip(self.moments.leaves_mut());
-        let mut leaves: Vec<AdamLeaf<'_, B>> = self
-            .weights
-            .leaves_mut()
-            .into_iter()
-            .zip(self.spec.leaves())
-            .zip(state)
-            .filter_map(|((w, spec), (g, moments))| {
-                let ([m, v], g) = (moments.as_mut()?, g.as_ref()?);
-                Some(AdamLeaf { w, master: None, m, v, g, decay: spec.decay })
-            })
-            .collect();
-        self.be.adamw(&mut leaves, &self.norm, &self.ctl);
-        drop(leaves);
-        self.zero_grads();
-    }
-
-    /// Name and gradient of everything that trains.
+    /// Name and gradient of everything that trains, as the last step left them.
     pub fn gradients(&self) -> Vec<(String, Vec<f64>)> {
-        let all = self.spec.leaves().into_iter().zip(self.grads.leaves());
+        let all = self.learner.spec().leaves().into_iter().zip(self.learner.grads().leaves());
         all.filter_map(|(s, g)| {
             let mut host = vec![f64::NAN; s.numel()];
-            self.be.download_acc(&mut host, g.as_ref()?).unwrap();
+            self.learner.backend().download_acc(&mut host, g.as_ref()?).unwrap();
             Some((s.name.clone(), host))
         })
         .collect()
     }
 
-    /// Name and value of every weight.
-    pub fn values(&self) -> Vec<(String, Vec<f32>)> {
-        let all = self.spec.leaves().into_iter().zip(self.weights.leaves());
-        all.map(|(s, w)| {
-            let mut host = vec![f32::NAN; s.numel()];
-            self.be.download(&mut host, w).unwrap();
-            (s.name.clone(), host)
-        })
-        .collect()
-    }
-
-    /// What the last pass left in `buf`, `width` numbers a row.
-    pub fn read(&self, buf: &B::Buf, width: usize) -> Vec<f64> {
-        let mut host = vec![f32::NAN; self.batch.b * self.batch.t * width];
-        self.be.download(&mut host, buf).unwrap();
-        host.into_iter().map(f64::from).collect()
-    }
-
-    /// Name and value of the activations that can be seen, named as in the fixtures; logits of all rows at the end.
-    pub fn activations(&self) -> Vec<(String, Vec<f64>)> {
-        let (c, v, n) = (self.weights.n_embd, self.weights.n_vocab, self.batch.b * self.batch.t);
-        let mut all = vec![("embd".into(), self.read(&self.acts.stream[0], c))];
-        for (l, saved) in self.acts.blocks.iter().enumerate() {
-            for (place, buf, width) in [("attn_qkv", &saved.qkv, 3 * c), ("attn", &saved.att, c), ("mid", &saved.mid, c)] {
-                all.push((format!("blk.{l}.{place}"), self.read(buf, width)));
-            }
-            all.push((format!("blk.{l}.out"), self.read(&self.acts.stream[l + 1], c)));
+    /// Name and value of the activations of the last pass, over `n` rows, named as in the fixtures.
+    pub fn activations(&self, n: usize) -> Vec<(String, Vec<f64>)> {
+        let (c, acts) = (self.learner.spec().n_embd, self.learner.activations());
+        let read = |name: String, buf: &B::Buf, width: usize| {
+            let mut host = vec![f32::NAN; n * width];
+            self.learner.backend().download(&mut host, buf).unwrap();
+            (name, host.into_iter().map(f64::from).collect())
+        };
+        let mut all = vec![read("embd".into(), &acts.stream[0], c)];
+        for (l, saved) in acts.blocks.iter().enumerate() {
+            all.push(read(format!("blk.{l}.attn_qkv"), &saved.qkv, 3 * c));
+            all.push(read(format!("blk.{l}.attn"), &saved.att, c));
+            all.push(read(format!("blk.{l}.mid"), &saved.mid, c));
+            all.push(read(format!("blk.{l}.out"), &acts.stream[l + 1], c));
         }
-        all.push(("output_norm".into(), self.read(self.acts.hidden(), c)));
-        let (mut rows, mut logits) = (self.be.alloc_ids(n).unwrap(), self.be.alloc(n * v).unwrap());
-        self.be.upload_ids(&mut rows, &(0..n as u32).collect::<Vec<_>>()).unwrap();
-        self.be.upload(&mut logits, &vec![f32::NAN; n * v]).unwrap();
-        self.weights.logits(&self.batch.pass(&self.be, None), &mut logits, &self.acts, &rows, n);
-        all.push(("logits".into(), self.read(&logits, v)));
+        all.push(read("output_norm".into(), acts.hidden(), c));
         all
+    }
+
+    /// Logits `(B T, V)` at every position of a batch.
+    pub fn logits(&mut self, batch: &HostBatch) -> Vec<f64> {
+        let rows = (0..(batch.b * batch.t) as u32).collect::<Vec<_>>();
+        let every = HostBatch { targets: vec![0; rows.len()], weights: vec![1.0; rows.len()], rows, ..batch.clone() };
+        self.learner.logits(&every).unwrap().into_iter().map(f64::from).collect()
     }
 }
 
@@ -261,14 +128,14 @@ pub fn worst(x: &[f64], y: &[f64]) -> f64 {
     if d.is_nan() { f64::INFINITY } else { d }
 }
 
-/// A leaf's place in the tree, for reaching the same leaf of another tree.
-pub fn leaf_of<'a, P>(tree: &'a mut Decoder<P>, place: usize) -> &'a mut P {
+/// The leaf at a place of the walk.
+pub fn leaf_of<P>(tree: &mut Decoder<P>, place: usize) -> &mut P {
     tree.leaves_mut().swap_remove(place)
 }
 
 /// All four matrices adapted at rank 3 with a scale that is not 1.
 pub fn lora(dropout: f32) -> Lora {
-    Lora { rank: 3, alpha: 5.0, dropout, targets: tinyllm::model::Target::ALL.to_vec() }
+    Lora { rank: 3, alpha: 5.0, dropout, targets: Target::ALL.to_vec() }
 }
 
 /// Sizes that are no multiple of any tile.
