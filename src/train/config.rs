@@ -61,7 +61,7 @@ pub struct Batch {
     pub accumulate: usize,
     /// Fine-tuning: what a token of the prompt counts against one of the response.
     #[serde(default)]
-    pub prompt_loss_weight: f32,
+    pub prompt_loss_weight: f64,
     /// Fine-tuning on sensor windows: readings are varied anew each epoch.
     #[serde(default)]
     pub augment: bool,
