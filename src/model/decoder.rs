@@ -149,7 +149,7 @@ pub struct Activations<B: Backend> {
     /// The residual stream before each block and after the last: `L + 1` times `(N, C)`.
     pub stream: Vec<B::Buf>,
     /// One a block; or a single one, filled again on the way back, where activations are recomputed.
-    blocks: Vec<BlockSaved<B>>,
+    pub blocks: Vec<BlockSaved<B>>,
     norm: NormSaved<B>,
     scratch: Scratch<B>,
     dx: B::Buf,
