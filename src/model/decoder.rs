@@ -92,7 +92,7 @@ impl Decoder<Spec> {
                     b: low("b", [out, lora.rank], Init::Zeros),
                     rank: lora.rank,
                     scale: lora.scale(),
-                    dropout: lora.dropout,
+                    dropout: lora.dropout as f32,
                     site: (l * Target::ALL.len() + target as usize) as u64,
                 }),
                 inp,
