@@ -4,15 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first; `src/lib.rs` explains them.
-const FLOORS: [&[&str]; 7] = [
-    &["rng", "fsio", "mmap", "progress"],
-    &["simd"],
-    &["quant", "gguf"],
-    &["backend"],
-    &["model", "data"],
-    &["train", "infer"],
-    &["eval"],
-];
+const FLOORS: [&[&str]; 7] =
+    [&["rng", "fsio", "mmap", "progress"], &["simd"], &["quant", "gguf"], &["backend"], &["model", "data"], &["train", "infer"], &["eval"]];
 
 fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|f| f.contains(&module))
@@ -37,7 +30,8 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// The module path of a file under `src/`: `src/model/io/hf.rs` is `[model, io, hf]`.
 fn module_path(src: &Path, file: &Path) -> Vec<String> {
-    let mut parts: Vec<String> = file.strip_prefix(src).unwrap().with_extension("").iter().map(|p| p.to_str().unwrap().to_owned()).collect();
+    let mut parts: Vec<String> =
+        file.strip_prefix(src).unwrap().with_extension("").iter().map(|p| p.to_str().unwrap().to_owned()).collect();
     if parts.last().is_some_and(|p| p == "mod") {
         parts.pop();
     }
