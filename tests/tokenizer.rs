@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
@@ -17,11 +17,12 @@ static LISTED: LazyLock<Tokenizer> = LazyLock::new(|| {
     Tokenizer::from_tokens_and_merges(&gpt2.gguf_tokens(), &gpt2.gguf_merges(), gpt2.end_token()).unwrap()
 });
 
-/// A file of the shared data folder, unpacked; `None`, with a printed line, where it is absent.
+/// A file of the shared data folder beside the package (or beside a folder that holds it), unpacked; `None`, with a
+/// printed line, where it is absent.
 fn shared(name: &str) -> Option<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    let Ok(bytes) = std::fs::read(&path) else {
-        println!("skipped: {} is not here", path.display());
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().skip(1);
+    let Some(bytes) = above.map(|dir| dir.join("shared/data").join(name)).find_map(|path| std::fs::read(path).ok()) else {
+        println!("skipped: ../shared/data/{name} is not here");
         return None;
     };
     let mut text = String::new();
@@ -171,10 +172,7 @@ fn every_character_is_tiktoken_s() {
 #[test]
 fn readings_are_one_token() {
     let tokenizer = Tokenizer::gpt2();
-    assert!(
-        (0..=999).all(|reading| tokenizer.is_single_token(&format!(" {reading}")))
-            || (0..=100).all(|r| tokenizer.is_single_token(&format!(" {r}")))
-    );
+    assert!((0..=100).all(|reading| tokenizer.is_single_token(&format!(" {reading}"))));
     assert!(!tokenizer.is_single_token(""));
     assert!(!tokenizer.is_single_token(" 47 52"));
     assert!(!tokenizer.is_single_token("<|endoftext|>"));
