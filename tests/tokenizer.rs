@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use rayon::prelude::*;
 use tinyllm::data::tokenizer::{StreamDecoder, Tokenizer, TokenizerDirError, TokenizerError, VocabBuilder};
 
@@ -287,7 +288,7 @@ fn cuts<'t>(tokenizer: &'t Tokenizer, text: &str) -> Vec<&'t [u8]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn a_subset_cuts_what_it_knows_as_before(known in any_text(), other in any_text(), more in prop::collection::vec(0u32..50_257, 0..50)) {
@@ -344,5 +345,31 @@ proptest! {
         let needed = full.subset(full.encode(&required)).n_vocab();
         prop_assert!(most.n_vocab() <= size.max(needed));
         prop_assert!(most.n_vocab() >= size.min(all.n_vocab()));
+    }
+}
+
+/// Writes what `scripts/check_tokenizer_hf.py` compares with Hugging Face's own tokenizer: for the whole vocabulary and
+/// for a subset, the two files and texts with the tokens we give them.
+#[test]
+#[ignore = "writes target/tokenizer-hf for scripts/check_tokenizer_hf.py"]
+fn write_for_hugging_face() {
+    let full = Tokenizer::gpt2();
+    let file: serde_json::Value = serde_json::from_str(include_str!("fixtures/tokenizer_vectors.json")).unwrap();
+    let vectors = file["vectors"].as_array().unwrap().iter().map(|vector| vector["text"].as_str().unwrap().to_owned());
+    let names = ["LICENSE-Apache-2.0.txt", "localisation/train.csv", "gesture/test.csv", "sotu.jsonl.gz"];
+    let shared = names.iter().filter_map(|name| shared(name)).map(|text| text.chars().take(200_000).collect());
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let arbitrary: Vec<String> = (0..500).map(|_| any_text().new_tree(&mut runner).unwrap().current()).collect();
+    let texts: Vec<String> = vectors.chain(shared).chain(arbitrary).collect();
+
+    let mut builder = VocabBuilder::new(full);
+    texts.iter().step_by(2).for_each(|text| builder.add_text(text));
+    for (name, tokenizer) in [("full", full), ("small", &builder.keep_most(2000)), ("bytes", &full.subset([]))] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tokenizer-hf").join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("vocab.json"), tokenizer.vocab_json()).unwrap();
+        std::fs::write(dir.join("merges.txt"), tokenizer.merges_txt()).unwrap();
+        let cases: Vec<_> = texts.iter().map(|text| serde_json::json!({"text": text, "ids": tokenizer.encode(text)})).collect();
+        std::fs::write(dir.join("cases.json"), serde_json::to_string(&cases).unwrap()).unwrap();
     }
 }
