@@ -10,7 +10,7 @@
 use super::csv::Table;
 use super::error::DataError;
 use super::example::{Example, Readings};
-use super::readings::{Columns, Recordings, Series};
+use super::readings::{Columns, Recordings, Series, UNLABELLED};
 use super::sampling::{Sampling, Window, WindowLabel};
 use super::template::{Template, Tokens};
 use super::tokenizer::Tokenizer;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The largest level whose text is a single GPT-2 token, as every smaller one's is.
 pub const MAX_LEVEL: u32 = 361;
@@ -160,9 +160,10 @@ impl Codec {
         let mut recordings = Recordings::default();
         sensor.columns.read(table, false, &mut recordings)?;
         let mut out = vec![];
+        let names = self.label_indexes(&recordings);
         for series in &recordings.series {
-            for window in sensor.sampling.cut(series, 0)? {
-                out.push(self.example(sensor, series, window, &recordings.labels));
+            for window in sensor.sampling.cut(&sensor.sampling.parts(series)?, &names, 0) {
+                out.push(self.example(sensor, series, window));
             }
         }
         if out.is_empty() {
@@ -191,14 +192,21 @@ impl Codec {
         Ok(out)
     }
 
-    /// The example that a window of a recording makes; `labels` are those of the recordings.
+    /// For each label in some files the index among the codec's, or [`UNLABELLED`] for one that it does not know.
     #[must_use]
-    pub fn example(&self, sensor: &SensorCodec, series: &Series, window: Window, labels: &[(String, PathBuf, u64)]) -> Example {
-        let name = |label: u32| labels.get(label as usize).and_then(|l| sensor.label_names.get(&l.0)).cloned().unwrap_or_default();
+    pub fn label_indexes(&self, recordings: &Recordings) -> Vec<u32> {
+        let name = |raw: &String| self.sensor.as_ref().and_then(|s| s.label_names.get(raw));
+        let index = |name: &String| self.labels.iter().position(|l| l == name).map(|i| i as u32);
+        recordings.labels.iter().map(|(raw, ..)| name(raw).and_then(index).unwrap_or(UNLABELLED)).collect()
+    }
+
+    /// The example that a window of a recording makes.
+    #[must_use]
+    pub fn example(&self, sensor: &SensorCodec, series: &Series, window: Window) -> Example {
         Example {
             instruction: self.instruction.clone(),
             input: sensor.text(&window.values),
-            output: if let WindowLabel::One(label) = window.label { name(label) } else { String::new() },
+            output: if let WindowLabel::One(label) = window.label { self.labels[label as usize].clone() } else { String::new() },
             subject: series.subject.clone(),
             series: series.id.clone(),
             at: format!("{}:{}", series.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()), window.line),

@@ -43,7 +43,7 @@ pub struct Window {
 /// What a window's rows say it shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowLabel {
-    /// Enough of them agree on this label of the recordings.
+    /// Enough of them agree on this one.
     One(u32),
     /// They have none.
     None,
@@ -52,18 +52,21 @@ pub enum WindowLabel {
 }
 
 impl Sampling {
-    /// The windows of a recording in order, each with up to `margin` readings on either side.
-    pub fn cut(&self, series: &Series, margin: usize) -> Result<Vec<Window>, DataError> {
+    /// The windows of a recording's parts in order, each with up to `margin` readings on either side. `names` turns the labels
+    /// of the rows into those of the windows.
+    #[must_use]
+    pub fn cut(&self, parts: &[Part], names: &[u32], margin: usize) -> Vec<Window> {
         let mut out = vec![];
-        for part in self.parts(series)? {
+        for part in parts {
+            let labels: Vec<u32> = part.labels.iter().map(|&l| names.get(l as usize).copied().unwrap_or(UNLABELLED)).collect();
             let n = part.channels.first().map_or(0, Vec::len);
             let slice = |from: usize, to: usize| part.channels.iter().map(|c| c[from..to].to_vec()).collect();
             let mut start = 0;
             while start + self.window <= n {
                 let end = start + self.window;
-                let label = self.label(&part.labels[start..end]);
+                let label = self.label(&labels[start..end]);
                 // Neighbours serve augmentation; where the label changes they would show something else.
-                let same = |i: &usize| part.labels[*i] == part.labels[if *i < start { start } else { end - 1 }];
+                let same = |i: &usize| labels[*i] == labels[if *i < start { start } else { end - 1 }];
                 let left = (start.saturating_sub(margin)..start).rev().take_while(same).count();
                 let right = (end..(end + margin).min(n)).take_while(same).count();
                 out.push(Window {
@@ -76,7 +79,7 @@ impl Sampling {
                 start += self.stride;
             }
         }
-        Ok(out)
+        out
     }
 
     fn label(&self, labels: &[u32]) -> WindowLabel {
@@ -186,7 +189,8 @@ mod tests {
     #[test]
     fn windows_margins_and_labels() {
         let labels = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1];
-        let got = sampling(Some(10.0), None).cut(&series(&labels, vec![]), 3).unwrap();
+        let cut = |s: Sampling, margin| s.cut(&s.parts(&series(&labels, vec![])).unwrap(), &[0, 1], margin);
+        let got = cut(sampling(Some(10.0), None), 3);
         assert_eq!(got.iter().map(|w| w.values[0][0]).collect::<Vec<_>>(), [0.0, 2.0, 4.0, 6.0]);
         assert_eq!(got.iter().map(|w| w.line).collect::<Vec<_>>(), [2, 4, 6, 8]);
         use WindowLabel::{Mixed, One};
@@ -195,7 +199,7 @@ mod tests {
         assert_eq!((got[0].before[0].as_slice(), got[0].after[0].as_slice()), ([].as_slice(), [4.0, 5.0].as_slice()));
         assert!(got[3].before[0].is_empty());
         let majority = Sampling { label_share: 0.5, ..sampling(None, None) };
-        assert_eq!(majority.cut(&series(&labels, vec![]), 0).unwrap()[2].label, One(0));
+        assert_eq!(cut(majority, 0)[2].label, One(0));
     }
 
     #[test]
