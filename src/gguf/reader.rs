@@ -1,7 +1,7 @@
 //! Reading a GGUF file that may be damaged or hostile.
 
-use super::{Array, GgufError, MAGIC, MAX_ALIGNMENT, MAX_DIMS, MAX_ENTRIES, MAX_KEY, MAX_NESTING, MAX_TENSOR_NAME, MAX_TENSORS};
 use super::{ALIGNMENT, TensorType, VERSION, ValueType, View};
+use super::{Array, GgufError, MAGIC, MAX_ALIGNMENT, MAX_DIMS, MAX_ENTRIES, MAX_KEY, MAX_NESTING, MAX_TENSOR_NAME, MAX_TENSORS};
 use crate::mmap::Mapped;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -231,7 +231,9 @@ impl Parsed {
         }
         match u32::from_le_bytes(c.take("the version")?) {
             VERSION => {}
-            v if (1..=VERSION).contains(&v.swap_bytes()) => return foreign(4, "this is a big-endian GGUF: export it for a little-endian machine"),
+            v if (1..=VERSION).contains(&v.swap_bytes()) => {
+                return foreign(4, "this is a big-endian GGUF: export it for a little-endian machine");
+            }
             v => return foreign(4, format!("GGUF version {v}: only version {VERSION} is read; convert the file anew")),
         }
         // Least bytes of an entry: key length, one byte, type, one byte of value. Of a tensor: name length, one byte,

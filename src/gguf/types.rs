@@ -114,10 +114,7 @@ impl TensorType {
     /// The type with this number.
     #[must_use]
     pub fn from_id(id: u32) -> Option<Self> {
-        TYPES
-            .iter()
-            .find(|t| t.0 == id)
-            .map(|&(id, name, block_len, block_bytes)| Self { id, name, block_len, block_bytes })
+        TYPES.iter().find(|t| t.0 == id).map(|&(id, name, block_len, block_bytes)| Self { id, name, block_len, block_bytes })
     }
 
     /// Bytes of a tensor of these dimensions (fastest first), if they can be: no dimension 0, the first a whole

@@ -116,9 +116,10 @@ impl<'a> Writer<'a> {
                 return Err(format!("the tensor {name} is given twice"));
             }
             let ty = TensorType::from_id(*type_id).ok_or_else(|| format!("{name}: there is no tensor type {type_id}"))?;
-            let size = ty.bytes(dims).filter(|_| dims.len() <= MAX_DIMS).ok_or_else(|| {
-                format!("{name}: {dims:?} cannot be of type {}, whose rows are multiples of {}", ty.name, ty.block_len)
-            })?;
+            let size = ty
+                .bytes(dims)
+                .filter(|_| dims.len() <= MAX_DIMS)
+                .ok_or_else(|| format!("{name}: {dims:?} cannot be of type {}, whose rows are multiples of {}", ty.name, ty.block_len))?;
             put_string(&mut out, name);
             out.extend((dims.len() as u32).to_le_bytes());
             dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
