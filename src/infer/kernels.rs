@@ -67,7 +67,7 @@ pub fn norm(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f64) {
 
 /// GPT-2's GELU in place: `x/2 (1 + tanh u)` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, which is `x / (1 + exp(-2u))`.
 pub fn gelu(x: &mut [f32]) {
-    const TWICE_ROOT: f32 = 1.595_769_1; // 2 sqrt(2/pi)
+    const TWICE_ROOT: f32 = 1.595_769_2; // 2 sqrt(2/pi)
     for v in x {
         let u2 = TWICE_ROOT * (*v + 0.044_715 * *v * *v * *v);
         *v /= 1.0 + (-u2).exp();
