@@ -64,7 +64,7 @@ struct PeftConfig {
     r: usize,
     lora_alpha: f64,
     #[serde(default)]
-    lora_dropout: f32,
+    lora_dropout: f64,
     target_modules: Value,
     #[serde(default)]
     fan_in_fan_out: bool,
