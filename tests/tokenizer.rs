@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use rayon::prelude::*;
 use tinyllm::data::tokenizer::{StreamDecoder, Tokenizer, TokenizerDirError, TokenizerError, VocabBuilder};
 
@@ -17,11 +18,12 @@ static LISTED: LazyLock<Tokenizer> = LazyLock::new(|| {
     Tokenizer::from_tokens_and_merges(&gpt2.gguf_tokens(), &gpt2.gguf_merges(), gpt2.end_token()).unwrap()
 });
 
-/// A file of the shared data folder, unpacked; `None`, with a printed line, where it is absent.
+/// A file of the shared data folder beside the package (or beside a folder that holds it), unpacked; `None`, with a
+/// printed line, where it is absent.
 fn shared(name: &str) -> Option<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    let Ok(bytes) = std::fs::read(&path) else {
-        println!("skipped: {} is not here", path.display());
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().skip(1);
+    let Some(bytes) = above.map(|dir| dir.join("shared/data").join(name)).find_map(|path| std::fs::read(path).ok()) else {
+        println!("skipped: ../shared/data/{name} is not here");
         return None;
     };
     let mut text = String::new();
@@ -171,10 +173,7 @@ fn every_character_is_tiktoken_s() {
 #[test]
 fn readings_are_one_token() {
     let tokenizer = Tokenizer::gpt2();
-    assert!(
-        (0..=999).all(|reading| tokenizer.is_single_token(&format!(" {reading}")))
-            || (0..=100).all(|r| tokenizer.is_single_token(&format!(" {r}")))
-    );
+    assert!((0..=100).all(|reading| tokenizer.is_single_token(&format!(" {reading}"))));
     assert!(!tokenizer.is_single_token(""));
     assert!(!tokenizer.is_single_token(" 47 52"));
     assert!(!tokenizer.is_single_token("<|endoftext|>"));
@@ -289,7 +288,7 @@ fn cuts<'t>(tokenizer: &'t Tokenizer, text: &str) -> Vec<&'t [u8]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn a_subset_cuts_what_it_knows_as_before(known in any_text(), other in any_text(), more in prop::collection::vec(0u32..50_257, 0..50)) {
@@ -346,5 +345,31 @@ proptest! {
         let needed = full.subset(full.encode(&required)).n_vocab();
         prop_assert!(most.n_vocab() <= size.max(needed));
         prop_assert!(most.n_vocab() >= size.min(all.n_vocab()));
+    }
+}
+
+/// Writes what `scripts/check_tokenizer_hf.py` compares with Hugging Face's own tokenizer: for the whole vocabulary and
+/// for a subset, the two files and texts with the tokens we give them.
+#[test]
+#[ignore = "writes target/tokenizer-hf for scripts/check_tokenizer_hf.py"]
+fn write_for_hugging_face() {
+    let full = Tokenizer::gpt2();
+    let file: serde_json::Value = serde_json::from_str(include_str!("fixtures/tokenizer_vectors.json")).unwrap();
+    let vectors = file["vectors"].as_array().unwrap().iter().map(|vector| vector["text"].as_str().unwrap().to_owned());
+    let names = ["LICENSE-Apache-2.0.txt", "localisation/train.csv", "gesture/test.csv", "sotu.jsonl.gz"];
+    let shared = names.iter().filter_map(|name| shared(name)).map(|text| text.chars().take(200_000).collect());
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let arbitrary: Vec<String> = (0..500).map(|_| any_text().new_tree(&mut runner).unwrap().current()).collect();
+    let texts: Vec<String> = vectors.chain(shared).chain(arbitrary).collect();
+
+    let mut builder = VocabBuilder::new(full);
+    texts.iter().step_by(2).for_each(|text| builder.add_text(text));
+    for (name, tokenizer) in [("full", full), ("small", &builder.keep_most(2000)), ("bytes", &full.subset([]))] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tokenizer-hf").join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("vocab.json"), tokenizer.vocab_json()).unwrap();
+        std::fs::write(dir.join("merges.txt"), tokenizer.merges_txt()).unwrap();
+        let cases: Vec<_> = texts.iter().map(|text| serde_json::json!({"text": text, "ids": tokenizer.encode(text)})).collect();
+        std::fs::write(dir.join("cases.json"), serde_json::to_string(&cases).unwrap()).unwrap();
     }
 }

@@ -1,9 +1,9 @@
 //! Encoding at speed: most words of a text have been met before.
 
 use super::Tokenizer;
+use super::index::mix;
 use super::merges::Scratch;
 use super::split::Pieces;
-use super::tokens::fold;
 
 /// Words remembered. 32,768 of 32 bytes: of English prose about 97 in 100 words are found, and 1 MiB
 /// still lies in the second-level cache of a server's core.
@@ -59,7 +59,7 @@ impl<'t> Encoder<'t> {
                 continue;
             }
             let key = key(bytes, start, end);
-            let word = &mut self.words[fold(key as u64 ^ fold((key >> 64) as u64)) as usize % WORDS];
+            let word = &mut self.words[mix(key as u64 ^ mix((key >> 64) as u64)) as usize % WORDS];
             if word.key != key {
                 let from = out.len();
                 self.tokenizer.encode_piece(&bytes[start..end], &mut self.scratch, out);

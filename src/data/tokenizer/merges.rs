@@ -6,9 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::tokens::fold;
+use super::index::{Index, mix};
 
-/// No merge: a free place in the index, and the rank of a pair that nothing joins.
+/// The rank of a pair that nothing joins, and the id of a token that has been merged away.
 const NONE: u32 = u32::MAX;
 
 /// Up to this many bytes a piece is merged by scanning, which is faster than keeping a heap; the
@@ -23,25 +23,37 @@ pub(super) struct Merge {
     pub(super) merged: u32,
 }
 
+impl Merge {
+    fn joins(self, left: u32, right: u32) -> bool {
+        self.left == left && self.right == right
+    }
+}
+
+/// The hash of a pair.
+#[inline]
+fn hash(left: u32, right: u32) -> u64 {
+    mix(u64::from(left) << 32 | u64::from(right))
+}
+
 /// Merges in order, with an index by pair. The place of a merge in the list is its rank.
 #[derive(Clone, Debug)]
 pub(super) struct Merges {
     list: Vec<Merge>,
-    /// Ranks at the hash of their pair or, where that was taken, at the next free place. At least half is free.
-    index: Vec<u32>,
+    /// Ranks by pair.
+    index: Index,
 }
 
 impl Merges {
     /// An empty list for at most `n` merges.
     pub(super) fn with_capacity(n: usize) -> Self {
-        Self { list: Vec::with_capacity(n), index: vec![NONE; (2 * n).next_power_of_two().max(2)] }
+        Self { list: Vec::with_capacity(n), index: Index::with_capacity(n) }
     }
 
     /// Adds a merge at the end, unless its pair has one already.
     pub(super) fn push(&mut self, merge: Merge) -> Result<(), Repeated> {
-        let place = self.find(merge.left, merge.right).err().ok_or(Repeated)?;
-        assert!(2 * (self.list.len() + 1) <= self.index.len(), "more merges than announced");
-        self.index[place] = self.list.len() as u32;
+        let (rank, list) = (self.list.len() as u32, &self.list);
+        let is_pair = |other: u32| list[other as usize].joins(merge.left, merge.right);
+        self.index.insert(hash(merge.left, merge.right), rank, is_pair).map_err(|_| Repeated)?;
         self.list.push(merge);
         Ok(())
     }
@@ -52,26 +64,9 @@ impl Merges {
     }
 
     /// The rank of the merge that joins two tokens, [`NONE`] where nothing does.
+    #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
-        self.find(left, right).unwrap_or(NONE)
-    }
-
-    /// The rank of a pair, or the place in the index where it would stand.
-    fn find(&self, left: u32, right: u32) -> Result<u32, usize> {
-        let mask = self.index.len() - 1;
-        let mut place = fold(u64::from(left) << 32 | u64::from(right)) as usize & mask;
-        loop {
-            match self.index[place] {
-                NONE => return Err(place),
-                rank => {
-                    let merge = self.list[rank as usize];
-                    if merge.left == left && merge.right == right {
-                        return Ok(rank);
-                    }
-                    place = (place + 1) & mask;
-                }
-            }
-        }
+        self.index.find(hash(left, right), |rank| self.list[rank as usize].joins(left, right)).unwrap_or(NONE)
     }
 
     /// Appends the tokens of a piece, given as one token a byte, to `out`.
@@ -81,14 +76,14 @@ impl Merges {
 
     /// [`Merges::apply`] by looking at all pairs before each merge.
     fn apply_scan(&self, piece: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u32>) {
-        let mut ids = [0; SCAN_MAX];
+        let mut ids = [0; SCAN_MAX + 1];
         let mut n = 0;
         for id in piece {
             ids[n] = id;
             n += 1;
         }
         // ranks[i] is that of the pair (ids[i], ids[i + 1]).
-        let mut ranks = [NONE; SCAN_MAX];
+        let mut ranks = [NONE; SCAN_MAX + 1];
         for i in 1..n {
             ranks[i - 1] = self.rank(ids[i - 1], ids[i]);
         }
@@ -103,9 +98,14 @@ impl Merges {
                 break;
             }
             ids[at] = self.list[best as usize].merged;
-            ids.copy_within(at + 2..n, at + 1);
-            ranks.copy_within(at + 1..n - 1, at);
             n -= 1;
+            // A few steps, for which a call to move memory would take longer.
+            for i in at..n {
+                ranks[i] = ranks[i + 1];
+            }
+            for i in at + 1..n {
+                ids[i] = ids[i + 1];
+            }
             ranks[n - 1] = NONE;
             if at > 0 {
                 ranks[at - 1] = self.rank(ids[at - 1], ids[at]);

@@ -21,6 +21,7 @@ mod alphabet;
 mod encoder;
 mod files;
 mod gpt2;
+mod index;
 mod merges;
 mod split;
 mod stream;

@@ -66,6 +66,7 @@ impl<'t> Pieces<'t> {
     }
 
     /// The class and length of the character at `at`.
+    #[inline]
     fn class_at(&self, at: usize) -> Option<(Class, usize)> {
         match *self.text.as_bytes().get(at)? {
             byte if byte.is_ascii() => Some((ASCII[usize::from(byte)], 1)),
@@ -74,6 +75,7 @@ impl<'t> Pieces<'t> {
     }
 
     /// The end of the run of one class that goes on at `at`.
+    #[inline]
     fn run_end(&self, mut at: usize, class: Class) -> usize {
         while let Some((next, len)) = self.class_at(at)
             && next == class
