@@ -1,1 +1,3 @@
-//! (being laid)
+//! A run: steps, schedule, checkpoints.
+
+pub mod checkpoint;
