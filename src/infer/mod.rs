@@ -1,1 +1,1 @@
-//! (being laid)
+//! Running a model.

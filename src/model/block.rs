@@ -46,15 +46,15 @@ tree!(
 pub struct BlockSaved<B: Backend> {
     norm1: NormSaved<B>,
     /// Queries, keys, values: `(N, 3C)`.
-    qkv: B::Buf,
+    pub qkv: B::Buf,
     qkv_low: LinearSaved<B>,
     /// Log-sum-exp of the scores: `(N, H)`.
     lse: B::Acc,
     /// What attention read together: `(N, C)`.
-    att: B::Buf,
+    pub att: B::Buf,
     out_low: LinearSaved<B>,
     /// The stream between the halves: `(N, C)`.
-    mid: B::Buf,
+    pub mid: B::Buf,
     norm2: NormSaved<B>,
     /// Before GELU: `(N, F)`.
     pre: B::Buf,

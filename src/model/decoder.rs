@@ -92,7 +92,7 @@ impl Decoder<Spec> {
                     b: low("b", [out, lora.rank], Init::Zeros),
                     rank: lora.rank,
                     scale: lora.scale(),
-                    dropout: lora.dropout,
+                    dropout: lora.dropout as f32,
                     site: (l * Target::ALL.len() + target as usize) as u64,
                 }),
                 inp,
@@ -149,7 +149,7 @@ pub struct Activations<B: Backend> {
     /// The residual stream before each block and after the last: `L + 1` times `(N, C)`.
     pub stream: Vec<B::Buf>,
     /// One a block; or a single one, filled again on the way back, where activations are recomputed.
-    blocks: Vec<BlockSaved<B>>,
+    pub blocks: Vec<BlockSaved<B>>,
     norm: NormSaved<B>,
     scratch: Scratch<B>,
     dx: B::Buf,

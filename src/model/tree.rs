@@ -109,7 +109,7 @@ impl<P, T: Tree<P>> Tree<P> for Vec<T> {
 macro_rules! tree {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(; $($(#[$kdoc:meta])* $fact:ident : $fty:ty),*)? }) => {
         $(#[$doc])*
-        #[derive(Debug)]
+        #[derive(Clone, Debug)]
         pub struct $name<P> { $($(#[$fdoc])* pub $field: $ty,)* $($($(#[$kdoc])* pub $fact: $fty,)*)? }
         impl<P> Tree<P> for $name<P> {
             type With<Q> = $name<Q>;
