@@ -32,7 +32,7 @@ PROMPTS = [
 # The bar for an exported F32 is 1e-3, which leaves room for a half-precision exponential, but not for a wrong one.
 CLOSE = 1e-3
 # peft adds the pair's product beside the matrix, we into it: one more rounding.
-MERGED = 1e-3
+MERGED = 1e-4
 
 failures = []
 
@@ -68,7 +68,8 @@ def engine(model_gguf, prompt):
 def check_checkpoint(folder, prompts):
     model, tokenizer = load(folder), GPT2Tokenizer.from_pretrained(folder)
     prompts = [p for p in prompts if 0 < len(tokenizer.encode(p)) <= model.config.n_positions]
-    check("prompts too long for the model, all of them", not prompts, 0)
+    if not prompts:
+        sys.exit(f"every prompt is longer than the model's {model.config.n_positions} positions: give shorter ones with --prompts")
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "model.gguf"
         subprocess.run([oracle_env.program("tinyllm-train"), "export", folder, "--type", "f32", "--out", gguf], check=True, stdout=sys.stderr)
