@@ -2,7 +2,7 @@
 //!
 //! `gpt2.tiktoken` is `r50k_base.tiktoken` of the crate tiktoken-rs 0.12.1 (MIT licence), unchanged:
 //! a line a token, its bytes in base64 and its id, in the order in which OpenAI's training made
-//! them (MIT licence too). The first 256 are the bytes; each later one joins two earlier ones, and
+//! them (GPT-2's licence and the note beside it: `gpt2.tiktoken.LICENSE`). The first 256 are the bytes; each later one joins two earlier ones, and
 //! which two follows from the order, so that the file holds GPT-2's 50,000 merges as well.
 
 use std::sync::LazyLock;
