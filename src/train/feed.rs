@@ -38,7 +38,12 @@ impl ShardFeed {
         let validation = data.validation_shards()?;
         // Validation tokens fewer than a row are no reason to stop: the run then keeps its last checkpoint alone.
         let validation = if validation.is_empty() { None } else { Loader::open(&validation, v, t, seed).ok() };
-        Ok(Self { loader: Loader::open(&data.train_shards()?, v, t, seed)?, validation, batch: batch.clone(), end: data.tokenizer.end_token() })
+        Ok(Self {
+            loader: Loader::open(&data.train_shards()?, v, t, seed)?,
+            validation,
+            batch: batch.clone(),
+            end: data.tokenizer.end_token(),
+        })
     }
 
     fn cut(&self, mut batch: HostBatch) -> HostBatch {
