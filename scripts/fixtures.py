@@ -10,18 +10,22 @@ sizes are no multiple of any tile. A file holds, in safetensors:
     act.PLACE      f32    activations, logits (B T, V) at all positions among them
     grad.NAME      f32    gradients of the loss, before clipping
     loss norm      f64    of the first step; losses: of ten steps of AdamW, before each
-    metadata              config and lora as ours; honest: what f32 arithmetic in PyTorch misses of each of these
+    metadata              about, JSON: config and lora as ours; honest: what PyTorch's own f32 misses of each of these
 
 `honest` is the worst over five orders of summation: for tensors |x - ref| / |ref| in the Euclidean norm, for
 numbers the absolute difference, for the norm the relative one. Tests take their tolerances from it.
 
-usage: python scripts/fixtures.py [FOLDER]        needs torch and safetensors (pip install torch safetensors numpy)
+usage: python scripts/fixtures.py [FOLDER]        installs torch where it is missing
 """
 
 import json
 import math
 import sys
 from pathlib import Path
+
+import oracle_env
+
+oracle_env.require("torch", "safetensors", "numpy")
 
 import torch
 import torch.nn.functional as F
@@ -176,8 +180,8 @@ def case(folder, name, cfg, b, t, seed, lora=None, documents=None, prompt_weight
         if key.startswith("act.") and places and key[4:] not in places:
             continue
         tensors[key] = value.reshape(-1) if value.dim() == 0 else value if key == "losses" else value.float()
-    meta = dict(config=json.dumps(cfg), lora=json.dumps(lora), batch=json.dumps(dict(b=b, t=t)), honest=json.dumps(honest))
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors", metadata=meta)
+    about = dict(config=cfg, lora=lora, batch=dict(b=b, t=t), honest=honest)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors", metadata=dict(about=json.dumps(about)))
     worst = lambda kind: max(v for k, v in honest.items() if k.startswith(kind))
     print(f"{name}: {sum(w.numel() for w in p.values())} parameters, {len(x['rows'])} targets of {b * t}, norm {ref['norm']:.3f}, "
           f"losses {ref['losses'][0]:.4f} .. {ref['losses'][-1]:.4f}\n    honest f32 misses: activations {worst('act'):.1e}, "
@@ -213,8 +217,8 @@ def adamw(folder):
             tensors[f"{name}.out.{key}"] = value
         honest[name] = missed(want, step_in(torch.float32))
         tensors[f"{name}.control"] = torch.tensor([lr, *ADAM["betas"], ADAM["eps"], decay, clip, step], dtype=torch.float64)
-    meta = dict(control="lr beta1 beta2 eps decay clip step", honest=json.dumps(honest))
-    save_file(tensors, folder / "adamw.safetensors", metadata=meta)
+    about = dict(control="lr beta1 beta2 eps decay clip step", honest=honest)
+    save_file(tensors, folder / "adamw.safetensors", metadata=dict(about=json.dumps(about)))
     print(f"adamw: honest f32 misses {honest}")
 
 

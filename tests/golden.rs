@@ -9,8 +9,10 @@ mod rig;
 
 use fixture::{Fixture, Tensors};
 use rig::{Rig, distance, worst};
+use tinyllm::backend::cpu::Cpu;
 use tinyllm::backend::reference::Reference;
 use tinyllm::backend::{AdamLeaf, Backend, Control};
+use tinyllm::simd::Isa;
 use tinyllm::train::Adam;
 
 const CASES: [&str; 5] = ["gpt2", "packed", "odd", "single", "lora"];
@@ -96,6 +98,14 @@ fn reference_agrees_with_pytorch() {
     golden(|| Reference, F64);
 }
 
+#[test]
+fn cpu_agrees_with_pytorch() {
+    for isa in Isa::available() {
+        println!("{}", isa.name());
+        golden(|| Cpu::with_isa(isa), F32);
+    }
+}
+
 /// One weight 1 % off, in each tensor in turn, must be noticed, within the bars of f32.
 #[test]
 fn a_wrong_weight_is_noticed() {
@@ -147,4 +157,7 @@ fn adamw<B: Backend>(be: &B, bar: f64) {
 #[test]
 fn one_step_of_adamw_agrees_with_pytorch() {
     adamw(&Reference, 1e-7);
+    for isa in Isa::available() {
+        adamw(&Cpu::with_isa(isa), 3e-7); // PyTorch's f32 misses 6e-8
+    }
 }

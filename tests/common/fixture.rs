@@ -24,9 +24,9 @@ impl Fixture {
         let tensors = Tensors::load(name);
         let ids = |name: &str| tensors.get(name).into_iter().map(|x| x as u32).collect();
         let floats = |name: &str| tensors.get(name).into_iter().map(|x| x as f32).collect();
-        let sizes = tensors.meta("batch");
+        let sizes = tensors.about("batch");
         let size = |name: &str| usize::try_from(sizes[name].as_u64().unwrap()).unwrap();
-        let lora = tensors.meta("lora").as_object().map(|lora| Lora {
+        let lora = tensors.about("lora").as_object().map(|lora| Lora {
             rank: usize::try_from(lora["rank"].as_u64().unwrap()).unwrap(),
             alpha: lora["alpha"].as_f64().unwrap(),
             dropout: 0.0,
@@ -34,7 +34,7 @@ impl Fixture {
         });
         Self {
             name,
-            config: serde_json::from_value(tensors.meta("config")).unwrap(),
+            config: serde_json::from_value(tensors.about("config")).unwrap(),
             lora,
             batch: HostBatch {
                 b: size("b"),
@@ -52,7 +52,7 @@ impl Fixture {
                 .filter(|n| !n.starts_with("weight.") && !n.starts_with("batch."))
                 .map(|n| (n.to_string(), tensors.get(n)))
                 .collect(),
-            honest: tensors.meta("honest"),
+            honest: tensors.about("honest"),
         }
     }
 }
@@ -60,7 +60,7 @@ impl Fixture {
 /// The tensors of one file, all as f64.
 pub struct Tensors {
     all: BTreeMap<String, Vec<f64>>,
-    meta: BTreeMap<String, String>,
+    about: Value,
 }
 
 impl Tensors {
@@ -68,7 +68,7 @@ impl Tensors {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; scripts/fixtures.py makes it", path.display()));
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let meta = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let about = serde_json::from_str(&header.metadata().as_ref().unwrap()["about"]).unwrap();
         let all = SafeTensors::deserialize(&bytes).unwrap();
         let wide = |data: &[u8], dtype| -> Vec<f64> {
             match dtype {
@@ -79,7 +79,7 @@ impl Tensors {
                 other => panic!("{name}: {other:?}"),
             }
         };
-        Self { all: all.iter().map(|(n, t)| (n.to_string(), wide(t.data(), t.dtype()))).collect(), meta }
+        Self { all: all.iter().map(|(n, t)| (n.to_string(), wide(t.data(), t.dtype()))).collect(), about }
     }
     pub fn get(&self, name: &str) -> Vec<f64> {
         self.all.get(name).unwrap_or_else(|| panic!("no tensor {name}")).clone()
@@ -87,8 +87,8 @@ impl Tensors {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.keys().map(String::as_str)
     }
-    pub fn meta(&self, name: &str) -> Value {
-        serde_json::from_str(&self.meta[name]).unwrap()
+    pub fn about(&self, what: &str) -> Value {
+        self.about[what].clone()
     }
 }
 

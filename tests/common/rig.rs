@@ -134,7 +134,7 @@ pub fn leaf_of<P>(tree: &mut Decoder<P>, place: usize) -> &mut P {
 }
 
 /// All four matrices adapted at rank 3 with a scale that is not 1.
-pub fn lora(dropout: f32) -> Lora {
+pub fn lora(dropout: f64) -> Lora {
     Lora { rank: 3, alpha: 5.0, dropout, targets: Target::ALL.to_vec() }
 }
 
