@@ -24,7 +24,7 @@ pub struct TaskData {
     pub test: Vec<Series>,
     /// The labels of the recordings.
     pub raw_labels: Vec<(String, std::path::PathBuf, u64)>,
-    /// What was counted on the way; token counts are added by [`measure`].
+    /// What was counted on the way; token counts are added by [`TaskData::measure`].
     pub facts: TaskFacts,
 }
 
