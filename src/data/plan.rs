@@ -4,7 +4,7 @@ use super::augment::Augment;
 use super::codec::MAX_LEVEL;
 use super::error::DataError;
 use super::readings::{Columns, files};
-use super::recipe::{ExamplesSpec, PretrainSpec, ReadingsSpec, Recipe, ScaleName, ScaleSpec, SplitBy, SplitSpec, Vocabulary};
+use super::recipe::{ExamplesSpec, PretrainSpec, ReadingsSpec, Recipe, ScaleSpec, SplitBy, SplitSpec, Vocabulary};
 use super::sampling::Sampling;
 use super::split::Splitter;
 use crate::fsio;

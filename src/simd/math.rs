@@ -10,11 +10,12 @@ const LEAST: f32 = -87.3;
 /// Above this `exp` stays at `exp(88)`, some 1.65e38.
 const MOST: f32 = 88.0;
 
-/// `e^x`, within 2 ULP for x in -87.3..=88; 0 below, `e^88` above.
+/// `e^x`, within 2 ULP for x in -87.3..=88; 0 below, `e^88` above, NaN for NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let zero = s.splat(0.0);
-    let within = s.min(s.max(x, s.splat(LEAST)), s.splat(MOST));
+    // x comes second: that is what `min` and `max` of x86 give back where one is NaN.
+    let within = s.min(s.splat(MOST), s.max(s.splat(LEAST), x));
     let n = s.round(s.mul(within, s.splat(std::f32::consts::LOG2_E)));
     // ln 2 as 355/512 (exact in few bits, so that n times it is exact) and the small rest.
     let r = s.fma(n, s.splat(-0.693_359_375), within);

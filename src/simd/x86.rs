@@ -74,7 +74,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn load_head(self, src: &[f32]) -> __m512 {
-        v!(_mm512_maskz_loadu_ps(mask16(src.len()), src.as_ptr()))
+        if src.len() >= 16 { self.load(src) } else { v!(_mm512_maskz_loadu_ps(mask16(src.len()), src.as_ptr())) }
     }
     #[inline(always)]
     fn store(self, v: __m512, dst: &mut [f32]) {
@@ -82,7 +82,11 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn store_head(self, v: __m512, dst: &mut [f32]) {
-        v!(_mm512_mask_storeu_ps(dst.as_mut_ptr(), mask16(dst.len()), v));
+        if dst.len() >= 16 {
+            self.store(v, dst);
+        } else {
+            v!(_mm512_mask_storeu_ps(dst.as_mut_ptr(), mask16(dst.len()), v));
+        }
     }
     #[inline(always)]
     unsafe fn read(self, src: *const f32) -> __m512 {
@@ -157,6 +161,10 @@ impl Simd for Avx512 {
         }
         v!(body::<AI>(self, t));
     }
+    #[inline(always)]
+    unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
+        v!(interleave(dst, width, src, stride, rows, k));
+    }
 }
 
 impl Simd for Avx2 {
@@ -180,7 +188,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_head(self, src: &[f32]) -> __m256 {
-        v!(_mm256_maskload_ps(src.as_ptr(), mask8(src.len())))
+        if src.len() >= 8 { self.load(src) } else { v!(_mm256_maskload_ps(src.as_ptr(), mask8(src.len()))) }
     }
     #[inline(always)]
     fn store(self, v: __m256, dst: &mut [f32]) {
@@ -188,7 +196,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn store_head(self, v: __m256, dst: &mut [f32]) {
-        v!(_mm256_maskstore_ps(dst.as_mut_ptr(), mask8(dst.len()), v));
+        // A masked store is slow on AMD: only where it must be.
+        if dst.len() >= 8 {
+            self.store(v, dst);
+        } else {
+            v!(_mm256_maskstore_ps(dst.as_mut_ptr(), mask8(dst.len()), v));
+        }
     }
     #[inline(always)]
     unsafe fn read(self, src: *const f32) -> __m256 {
@@ -270,5 +283,82 @@ impl Simd for Avx2 {
             tiles!(s, t, AI, [6 4 2 1]);
         }
         v!(body::<AI>(self, t));
+    }
+    #[inline(always)]
+    unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
+        v!(interleave(dst, width, src, stride, rows, k));
+    }
+}
+
+/// The first `n` of 8 lanes; a masked store is slow on AMD.
+///
+/// # Safety
+/// `n` elements at `dst` must be writable.
+#[inline]
+#[target_feature(enable = "avx")]
+unsafe fn store_some(dst: *mut f32, v: __m256, n: usize) {
+    let low = _mm256_castps256_ps128(v);
+    let high = _mm256_extractf128_ps::<1>(v);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match n {
+            8 => _mm256_storeu_ps(dst, v),
+            6 => {
+                _mm_storeu_ps(dst, low);
+                _mm_storel_pd(dst.add(4).cast(), _mm_castps_pd(high));
+            }
+            4 => _mm_storeu_ps(dst, low),
+            _ => {
+                let mut all = [0.0f32; 8];
+                _mm256_storeu_ps(all.as_mut_ptr(), v);
+                std::ptr::copy_nonoverlapping(all.as_ptr(), dst, n);
+            }
+        }
+    }
+}
+
+/// [`Simd::interleave`] in squares of 8 x 8.
+///
+/// # Safety
+/// As there; the machine must have AVX.
+#[target_feature(enable = "avx")]
+unsafe fn interleave(dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
+    // SAFETY: lines from `rows` on and terms from `k` on are neither read nor written.
+    unsafe {
+        let whole = k / 8 * 8;
+        for p in (0..whole).step_by(8) {
+            for i in (0..width).step_by(8) {
+                let mut line = [_mm256_setzero_ps(); 8];
+                for r in 0..8 {
+                    if i + r < rows {
+                        line[r] = _mm256_loadu_ps(src.add((i + r) * stride + p));
+                    }
+                }
+                let mut pair = [_mm256_setzero_ps(); 8];
+                for r in 0..4 {
+                    pair[2 * r] = _mm256_unpacklo_ps(line[2 * r], line[2 * r + 1]);
+                    pair[2 * r + 1] = _mm256_unpackhi_ps(line[2 * r], line[2 * r + 1]);
+                }
+                let mut four = [_mm256_setzero_ps(); 8];
+                for half in 0..2 {
+                    let at = 4 * half;
+                    four[at] = _mm256_shuffle_ps::<0x44>(pair[at], pair[at + 2]);
+                    four[at + 1] = _mm256_shuffle_ps::<0xEE>(pair[at], pair[at + 2]);
+                    four[at + 2] = _mm256_shuffle_ps::<0x44>(pair[at + 1], pair[at + 3]);
+                    four[at + 3] = _mm256_shuffle_ps::<0xEE>(pair[at + 1], pair[at + 3]);
+                }
+                let wide = 8.min(width - i);
+                for r in 0..4 {
+                    let to = dst.add((p + r) * width + i);
+                    store_some(to, _mm256_permute2f128_ps::<0x20>(four[r], four[r + 4]), wide);
+                    store_some(to.add(4 * width), _mm256_permute2f128_ps::<0x31>(four[r], four[r + 4]), wide);
+                }
+            }
+        }
+        for p in whole..k {
+            for i in 0..width {
+                *dst.add(p * width + i) = if i < rows { *src.add(i * stride + p) } else { 0.0 };
+            }
+        }
     }
 }

@@ -98,14 +98,20 @@ pub fn read_config(dir: &Path) -> Result<(Lora, Option<String>), ModelFileError>
     for (field, value) in &peft.rest {
         let off = match field.as_str() {
             "bias" => value == "none",
-            "use_dora" | "use_rslora" | "use_qalora" | "lora_bias" => value == false,
+            "lora_bias" => value == false,
+            variant if variant.starts_with("use_") => value == false,
             "rank_pattern" | "alpha_pattern" => value.as_object().is_some_and(serde_json::Map::is_empty),
             "modules_to_save"
             | "layers_to_transform"
             | "exclude_modules"
             | "target_parameters"
             | "trainable_token_indices"
-            | "layer_replication" => false,
+            | "layer_replication"
+            | "alora_invocation_tokens"
+            | "arrow_config"
+            | "kasa_config"
+            | "monteclora_config"
+            | "velora_config" => false,
             _ => true,
         };
         if !(off || value.is_null()) {
