@@ -104,7 +104,7 @@ fn q8_rows() -> Vec<f32> {
         .map(|i| {
             let block = i / 32;
             let x = (rng.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
-            x * 2f32.powi((block % 44) as i32 - 24)
+            x * 2f32.powi((block % 44) - 24)
         })
         .collect();
     row[..32].fill(0.0);

@@ -148,11 +148,7 @@ mod tests {
 
     #[test]
     fn warped_time() {
-        let readings = Readings {
-            values: vec![(4..9).map(|i| i as f32).collect()],
-            before: vec![vec![2.0, 3.0]],
-            after: vec![vec![9.0]],
-        };
+        let readings = Readings { values: vec![(4..9).map(|i| i as f32).collect()], before: vec![vec![2.0, 3.0]], after: vec![vec![9.0]] };
         assert_eq!(warp(&readings, 1.0, 0.0), readings.values);
         assert_eq!(warp(&readings, 0.5, 0.0)[0], [5.0, 5.5, 6.0, 6.5, 7.0]);
         assert_eq!(warp(&readings, 2.0, 0.0)[0], [2.0, 4.0, 6.0, 8.0, 9.0]);

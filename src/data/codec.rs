@@ -170,7 +170,10 @@ impl Codec {
             let longest = recordings.series.iter().map(Series::len).max().unwrap_or(0);
             return Err(DataError::file(
                 table.path(),
-                format!("no recording is as long as a window: {} are needed, and the longest has {longest} rows", sensor.sampling.describe()),
+                format!(
+                    "no recording is as long as a window: {} are needed, and the longest has {longest} rows",
+                    sensor.sampling.describe()
+                ),
             ));
         }
         Ok(out)
@@ -311,7 +314,9 @@ impl SensorCodec {
         let texts = (0..=self.levels).map(|level| format!(" {level}")).chain([" ?".to_owned()]);
         for text in texts {
             if !tokenizer.is_single_token(&text) {
-                return Err(DataError::recipe(format!("'{text}' is not one token of the vocabulary; lower levels, or take a larger vocabulary")));
+                return Err(DataError::recipe(format!(
+                    "'{text}' is not one token of the vocabulary; lower levels, or take a larger vocabulary"
+                )));
             }
         }
         Ok(())
@@ -335,7 +340,11 @@ impl SensorCodec {
             rest = &rest[n..];
         }
         if let Some(rate) = self.sampling.target_hz.or(self.sampling.rate_hz) {
-            if rate >= 0.1 { write!(out, "; {rate} Hz").ok() } else { write!(out, "; every {} s", (1.0 / rate).round()).ok() };
+            if rate >= 0.1 {
+                write!(out, "; {rate} Hz").ok()
+            } else {
+                write!(out, "; every {} s", (1.0 / rate).round()).ok()
+            };
         }
         out
     }
@@ -382,7 +391,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn codec(scales: [Scale; 2], levels: u32) -> Codec {
-        let channel = |name: &str, scale| Channel { name: name.into(), sensor: "accelerometer".into(), unit: "g".into(), scale, log: false };
+        let channel =
+            |name: &str, scale| Channel { name: name.into(), sensor: "accelerometer".into(), unit: "g".into(), scale, log: false };
         let sensor = SensorCodec {
             name: "watch".into(),
             columns: Columns {
@@ -432,7 +442,12 @@ mod tests {
         let codec = codec([Scale::Range { lo: -0.1, hi: 1.0 / 3.0 }, RANGE], 361);
         let again = Codec::from_json(&codec.to_json()).unwrap();
         assert_eq!(codec, again);
-        for (from, to) in [("\"levels\":361", "\"levels\":362"), ("\"window\":3", "\"window\":0"), ("\"version\":1", "\"version\":2"), ("\"hi\":1.0", "\"hi\":-2.0")] {
+        for (from, to) in [
+            ("\"levels\":361", "\"levels\":362"),
+            ("\"window\":3", "\"window\":0"),
+            ("\"version\":1", "\"version\":2"),
+            ("\"hi\":1.0", "\"hi\":-2.0"),
+        ] {
             let damaged = codec.to_json().replace(from, to);
             assert_ne!(damaged, codec.to_json());
             assert!(Codec::from_json(&damaged).is_err(), "{to}");
@@ -445,7 +460,10 @@ mod tests {
         let read = |text: &str| codec.windows_from(Path::new("a.csv"), Box::new(std::io::Cursor::new(text.to_owned())));
         let got = read("label,ay,ax\n0,0,1\n0,0,1\n0,0,1\n7,1,0\n7,1,0\n7,1,0\n0,0,0\n").unwrap();
         assert_eq!(got.len(), 2);
-        assert_eq!((got[0].input.as_str(), got[0].output.as_str(), got[0].at.as_str()), ("Ax: 100 100 100\nAy: 50 50 50", "still", "a.csv:2"));
+        assert_eq!(
+            (got[0].input.as_str(), got[0].output.as_str(), got[0].at.as_str()),
+            ("Ax: 100 100 100\nAy: 50 50 50", "still", "a.csv:2")
+        );
         assert_eq!(got[1].output, "");
         assert_eq!(read("ay,ax\n0,1\n0,1\n0,1\n").unwrap()[0].output, "");
         let error = read("ay,ax\n0,1\n").unwrap_err().to_string();

@@ -98,7 +98,8 @@ mod tests {
             path
         };
         let mut seen = Seen::default();
-        let files = [write("a.txt", "one\n--\ntwo\n--\none\n--\n"), write("b.jsonl", "{\"id\":1,\"text\":\"three\"}\n\n{\"text\":\"two\"}\n")];
+        let files =
+            [write("a.txt", "one\n--\ntwo\n--\none\n--\n"), write("b.jsonl", "{\"id\":1,\"text\":\"three\"}\n\n{\"text\":\"two\"}\n")];
         let (texts, dropped) = read(&files, "text", Some("--"), &mut seen).unwrap();
         assert_eq!((texts, dropped), (vec!["one".into(), "two".into(), "three".into()], 3));
         let error = read(&files[1..], "body", None, &mut seen).unwrap_err().to_string();

@@ -69,7 +69,10 @@ impl Table {
             0 => Err(DataError::line(
                 &self.path,
                 1,
-                format!("there is no column '{name}'; the columns are: {}. Correct the name, or the file's first line", self.header.join(", ")),
+                format!(
+                    "there is no column '{name}'; the columns are: {}. Correct the name, or the file's first line",
+                    self.header.join(", ")
+                ),
             )),
             n => Err(DataError::line(&self.path, 1, format!("{n} columns are called '{name}'; give each a name of its own"))),
         }

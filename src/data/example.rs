@@ -79,11 +79,9 @@ impl Example {
     pub fn numbers(&self) -> Vec<f32> {
         match &self.readings {
             Some(r) => r.values.iter().flatten().copied().collect(),
-            None => self
-                .input
-                .split(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-'))
-                .filter_map(|word| word.parse().ok())
-                .collect(),
+            None => {
+                self.input.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-')).filter_map(|word| word.parse().ok()).collect()
+            }
         }
     }
 }
@@ -104,7 +102,8 @@ pub fn read_jsonl(path: &Path) -> Result<Vec<Example>, DataError> {
     let mut out = vec![];
     for (i, line) in super::csv::open(path)?.lines().enumerate() {
         let line = line.at(path, "read")?;
-        let example = serde_json::from_str(&line).map_err(|e| DataError::line(path, i as u64 + 1, format!("no example: {e}; prepare the data again")))?;
+        let example = serde_json::from_str(&line)
+            .map_err(|e| DataError::line(path, i as u64 + 1, format!("no example: {e}; prepare the data again")))?;
         out.push(example);
     }
     Ok(out)

@@ -39,7 +39,10 @@ impl Loader {
         let tokens = shards.iter().map(|s| s.len() as u64).sum();
         if shards.iter().all(|s| s.len() <= t) {
             let path = paths.first().cloned().unwrap_or_default();
-            let message = format!("no shard holds the {} tokens that a row of {t} needs; prepare more tokens, or train with a shorter context", t + 1);
+            let message = format!(
+                "no shard holds the {} tokens that a row of {t} needs; prepare more tokens, or train with a shorter context",
+                t + 1
+            );
             return Err(DataError::File { path, message });
         }
         let state = LoaderState { tokens, ..LoaderState::default() };
@@ -165,7 +168,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut one = loader(dir.path(), 300);
         for steps in [0, 1, 10, 31, 64] {
-            let mut two = Loader::open(&[dir.path().join("train_000.bin"), dir.path().join("train_001.bin"), dir.path().join("train_002.bin"), dir.path().join("train_003.bin")], 1000, 16, 7).unwrap();
+            let mut two = Loader::open(
+                &[
+                    dir.path().join("train_000.bin"),
+                    dir.path().join("train_001.bin"),
+                    dir.path().join("train_002.bin"),
+                    dir.path().join("train_003.bin"),
+                ],
+                1000,
+                16,
+                7,
+            )
+            .unwrap();
             (0..steps).for_each(|_| drop(one.next_batch(3).unwrap()));
             let saved = serde_json::to_string(&one.state()).unwrap();
             two.restore(serde_json::from_str(&saved).unwrap()).unwrap();

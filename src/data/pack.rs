@@ -232,7 +232,14 @@ mod tests {
     use super::*;
 
     fn examples(n: usize) -> Vec<Example> {
-        (0..n).map(|i| Example { instruction: "Add".into(), input: "1 ".repeat(1 + i % 7), output: ["a", "b c"][i % 2].into(), ..Example::default() }).collect()
+        (0..n)
+            .map(|i| Example {
+                instruction: "Add".into(),
+                input: "1 ".repeat(1 + i % 7),
+                output: ["a", "b c"][i % 2].into(),
+                ..Example::default()
+            })
+            .collect()
     }
 
     fn codec() -> Codec {

@@ -4,7 +4,7 @@ use super::augment::Augment;
 use super::codec::MAX_LEVEL;
 use super::error::DataError;
 use super::readings::{Columns, files};
-use super::recipe::{ExamplesSpec, PretrainSpec, ReadingsSpec, Recipe, ScaleName, ScaleSpec, SplitBy, SplitSpec, Vocabulary};
+use super::recipe::{ExamplesSpec, PretrainSpec, ReadingsSpec, Recipe, ScaleSpec, SplitBy, SplitSpec, Vocabulary};
 use super::sampling::Sampling;
 use super::split::Splitter;
 use crate::fsio;
@@ -205,7 +205,11 @@ fn readings_of(what: &str, readings: Option<usize>, seconds: Option<f64>, rate: 
         (None, Some(s)) => {
             let Some(rate) = rate else { return fault(format!("{what}_s needs a rate: give resample_hz or rate_hz, or {what} in rows")) };
             let n = (s * rate).round();
-            if n >= 1.0 && n < 1e9 { Ok(Some(n as usize)) } else { fault(format!("{what}_s = {s} is {n} readings at {rate} Hz; it is at least 1")) }
+            if n >= 1.0 && n < 1e9 {
+                Ok(Some(n as usize))
+            } else {
+                fault(format!("{what}_s = {s} is {n} readings at {rate} Hz; it is at least 1"))
+            }
         }
         (None, None) => Ok(None),
     }
@@ -255,7 +259,8 @@ impl Readings {
             }
         }
         // A window of one row stands for itself; any other rate than its own would invent rows.
-        let target_hz = if window == 1 && spec.resample_hz.is_none() { None } else { spec.resample_hz.filter(|r| spec.rate_hz != Some(*r)) };
+        let target_hz =
+            if window == 1 && spec.resample_hz.is_none() { None } else { spec.resample_hz.filter(|r| spec.rate_hz != Some(*r)) };
         Ok(Self {
             name: spec.name.clone(),
             files: files(base, &spec.files, ENDINGS).and_then(|f| if f.is_empty() { fault("readings.files is empty") } else { Ok(f) })?,
@@ -302,7 +307,9 @@ fn channels(spec: &ReadingsSpec) -> Result<Vec<Channel>, DataError> {
         }
         let names = match &sensor.names {
             Some(names) if names.len() == sensor.channels.len() => names.clone(),
-            Some(names) => return fault(format!("sensor '{}' has {} channels and {} names", sensor.name, sensor.channels.len(), names.len())),
+            Some(names) => {
+                return fault(format!("sensor '{}' has {} channels and {} names", sensor.name, sensor.channels.len(), names.len()));
+            }
             None => sensor.channels.iter().map(|c| capital(c)).collect(),
         };
         for name in names {
@@ -337,7 +344,8 @@ impl Examples {
             return fault("[examples] needs all of train, validation and test; or files, to be split");
         }
         let list = |names: &[String]| files(base, names, endings);
-        let files = if divide { [list(&spec.files)?, vec![], vec![]] } else { [list(&spec.train)?, list(&spec.validation)?, list(&spec.test)?] };
+        let files =
+            if divide { [list(&spec.files)?, vec![], vec![]] } else { [list(&spec.train)?, list(&spec.validation)?, list(&spec.test)?] };
         if spec.labels.as_ref().is_some_and(|l| l.is_empty() || l.iter().any(|l| l.trim().is_empty())) {
             return fault("examples.labels is empty, or holds an empty label; take it out to use those of the training examples");
         }
@@ -408,7 +416,13 @@ fn splitter(spec: Option<&SplitSpec>, task: Option<&Task>, seed: u64) -> Result<
         return fault("[split] does not go with examples that come as train, validation and test; take it out");
     }
     let Some(spec) = spec else {
-        let by = if has_subject { SplitBy::Subject } else if ready { SplitBy::Random } else { SplitBy::Time };
+        let by = if has_subject {
+            SplitBy::Subject
+        } else if ready {
+            SplitBy::Random
+        } else {
+            SplitBy::Time
+        };
         return Ok(Splitter { by, fractions: [0.7, 0.1, 0.2], subjects: None, exclude: vec![], seed });
     };
     if ready && spec.by != SplitBy::Random {

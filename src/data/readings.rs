@@ -309,14 +309,7 @@ mod tests {
 
     fn columns(time_unit: TimeUnit) -> Columns {
         let name = |s: &str| Some(s.to_owned());
-        Columns {
-            channels: vec!["x".into()],
-            label: name("l"),
-            subject: name("who"),
-            series: name("s"),
-            time: name("t"),
-            time_unit,
-        }
+        Columns { channels: vec!["x".into()], label: name("l"), subject: name("who"), series: name("s"), time: name("t"), time_unit }
     }
 
     fn read(text: &str, unit: TimeUnit) -> Result<Recordings, DataError> {

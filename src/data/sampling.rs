@@ -92,7 +92,11 @@ impl Sampling {
         }
         match counts.iter().min_by_key(|c| std::cmp::Reverse(c.1)) {
             Some(&(label, n)) if n as f64 >= self.label_share * labels.len() as f64 => {
-                if label == UNLABELLED { WindowLabel::None } else { WindowLabel::One(label) }
+                if label == UNLABELLED {
+                    WindowLabel::None
+                } else {
+                    WindowLabel::One(label)
+                }
             }
             _ => WindowLabel::Mixed,
         }
@@ -108,7 +112,13 @@ impl Sampling {
         };
         if series.times.is_empty() {
             let rate = self.rate_hz.ok_or_else(|| DataError::recipe("readings need rate_hz or a time column to be resampled"))?;
-            return Ok(vec![Part::new(series, &(0..series.len()).map(|i| i as f64 / rate).collect::<Vec<_>>(), &series.channels, rate, target)]);
+            return Ok(vec![Part::new(
+                series,
+                &(0..series.len()).map(|i| i as f64 / rate).collect::<Vec<_>>(),
+                &series.channels,
+                rate,
+                target,
+            )]);
         }
         let mut steps: Vec<f64> = series.times.windows(2).map(|t| t[1] - t[0]).collect();
         if steps.is_empty() {

@@ -112,7 +112,8 @@ impl Shard {
         let Ok(len) = usize::try_from(word(2)) else { return fail(8, format!("the number of tokens is {}", word(2))) };
         let held = (map.len() - HEADER) / 2;
         if held != len || !map.len().is_multiple_of(2) {
-            let message = format!("the header promises {len} tokens and the file holds {held}: it was cut short or added to; prepare the data again");
+            let message =
+                format!("the header promises {len} tokens and the file holds {held}: it was cut short or added to; prepare the data again");
             return fail(map.len() as u64, message);
         }
         Ok(Self { path: path.into(), map, len })
@@ -142,7 +143,9 @@ impl Shard {
                 return Err(DataError::Shard {
                     path: self.path.clone(),
                     offset: (HEADER + 2 * (start + i)) as u64,
-                    message: format!("token {token} is beyond the vocabulary of {n_vocab}: the shard was made with another tokenizer, or is damaged"),
+                    message: format!(
+                        "token {token} is beyond the vocabulary of {n_vocab}: the shard was made with another tokenizer, or is damaged"
+                    ),
                 });
             }
             out.push(token);

@@ -41,7 +41,10 @@ impl Split {
 impl std::str::FromStr for Split {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| format!("'{text}' is no split; there are train, validation and test"))
+        Self::ALL
+            .into_iter()
+            .find(|s| s.name() == text)
+            .ok_or_else(|| format!("'{text}' is no split; there are train, validation and test"))
     }
 }
 
@@ -96,7 +99,10 @@ impl Splitter {
         if let Some(lists) = &self.subjects {
             let all: Vec<&str> = present.iter().copied().collect();
             if let Some(absent) = lists.iter().flatten().find(|s| !present.contains(s.as_str())) {
-                return Err(DataError::recipe(format!("split lists subject '{absent}', whom the data do not hold; they hold: {}", all.join(", "))));
+                return Err(DataError::recipe(format!(
+                    "split lists subject '{absent}', whom the data do not hold; they hold: {}",
+                    all.join(", ")
+                )));
             }
             let find = |s: &'a str| {
                 let split = Split::ALL.into_iter().zip(lists).find(|(_, l)| l.iter().any(|x| x == s)).map(|(split, _)| split);
@@ -156,7 +162,13 @@ impl Splitter {
             let test = counts[2].min(n.saturating_sub(1));
             let validation = counts[1].min(n.saturating_sub(1 + test));
             for (k, unit) in units.into_iter().enumerate() {
-                out[unit] = if k < test { Split::Test } else if k < test + validation { Split::Validation } else { Split::Train };
+                out[unit] = if k < test {
+                    Split::Test
+                } else if k < test + validation {
+                    Split::Validation
+                } else {
+                    Split::Train
+                };
             }
         }
         out

@@ -84,7 +84,10 @@ mod tests {
     #[test]
     fn the_form_is_alpacas() {
         let t = Template::default();
-        assert_eq!(t.prompt("Do {input}.", "{instruction} 1 2"), "### Instruction:\nDo {input}.\n\n### Input:\n{instruction} 1 2\n\n### Response:\n");
+        assert_eq!(
+            t.prompt("Do {input}.", "{instruction} 1 2"),
+            "### Instruction:\nDo {input}.\n\n### Input:\n{instruction} 1 2\n\n### Response:\n"
+        );
         assert_eq!(t.prompt("Do.", ""), "### Instruction:\nDo.\n\n### Response:\n");
     }
 

@@ -28,11 +28,13 @@
 
 mod cache;
 mod kernels;
+mod labels;
 mod sampler;
 mod session;
 mod weights;
 
 pub use cache::{CacheType, KvCache};
+pub use labels::{continue_greedily, label_log_probs};
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
 pub use session::{Session, SessionError};
 pub use weights::{Block, Model, ModelError, Norm, Packed};

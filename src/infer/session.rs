@@ -144,15 +144,17 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Reads a prompt, keeping what the session already holds of it; says how many tokens were kept.
-    ///
-    /// The last token is always read anew, so that there are logits.
+    /// Makes the session hold exactly `prompt`, keeping what it already holds of it; says how many tokens were kept.
     pub fn feed_from(&mut self, prompt: &[u32]) -> Result<usize, SessionError> {
-        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        let keep = same.min(prompt.len().saturating_sub(1));
         if prompt.len() > self.room {
             return Err(SessionError::ContextFull { more: prompt.len(), held: 0, room: self.room });
         }
+        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        if self.fed && same == prompt.len() && same == self.tokens.len() {
+            return Ok(same);
+        }
+        // The last token is read anew where there are no logits after it.
+        let keep = same.min(prompt.len().saturating_sub(1));
         self.truncate(keep);
         self.feed(&prompt[keep..])?;
         Ok(keep)

@@ -1,6 +1,7 @@
 //! `config.toml`: all that decides what a run comes to, written when it starts, read when it resumes.
 
 use super::run::Plan;
+use crate::data::augment::Augment;
 use crate::fsio::{self, IoError};
 use crate::model::{Config, Lora};
 use serde::{Deserialize, Serialize};
@@ -62,15 +63,15 @@ pub struct Batch {
     /// Fine-tuning: what a token of the prompt counts against one of the response.
     #[serde(default)]
     pub prompt_loss_weight: f64,
-    /// Fine-tuning on sensor windows: readings are varied anew each epoch.
-    #[serde(default)]
-    pub augment: bool,
     /// Pre-training: attention and positions keep to one document.
     #[serde(default)]
     pub within_documents: bool,
     /// Activations are computed again on the way back instead of being kept.
     #[serde(default)]
     pub recompute: bool,
+    /// Fine-tuning on sensor windows: how readings are varied, anew each epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
 }
 
 impl Batch {
@@ -130,8 +131,13 @@ impl RunConfig {
     /// Writes it.
     pub fn write(&self, run: &Path) -> Result<(), RunConfigError> {
         let path = run.join("config.toml");
-        let text = toml::to_string(self).map_err(|e| RunConfigError::Text { path: path.clone(), message: e.to_string() })?;
-        Ok(fsio::write_bytes(&path, text.as_bytes())?)
+        Ok(fsio::write_bytes(&path, self.text().as_bytes())?)
+    }
+
+    /// What [`write`](Self::write) writes.
+    #[must_use]
+    pub fn text(&self) -> String {
+        toml::to_string(self).expect("a config is a table of plain values")
     }
 }
 

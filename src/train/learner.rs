@@ -1,5 +1,6 @@
 //! A model in training on one device: weights, gradients, moments, and one optimizer step.
 
+use super::checkpoint::Moment;
 use crate::backend::{AdamLeaf, Backend, BackendError, Control, Targets};
 use crate::model::{Activations, Decoder, DeviceBatch, Grad, HostBatch, Spec, Tree};
 use crate::rng;
@@ -32,17 +33,6 @@ pub struct Moments<B: Backend> {
     m: B::Acc,
     v: B::Acc,
     master: Option<B::Acc>,
-}
-
-/// The same in host memory: what a checkpoint keeps.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HostMoments {
-    /// First moment.
-    pub m: Vec<f32>,
-    /// Second moment.
-    pub v: Vec<f32>,
-    /// The `f32` weights, on a device that computes in a narrower type.
-    pub master: Option<Vec<f32>>,
 }
 
 /// What one step came to.
@@ -235,32 +225,38 @@ impl<B: Backend> Learner<B> {
         Ok(self.spec.with_leaves(leaves))
     }
 
-    /// The optimizer's state in host memory.
-    pub fn host_moments(&self) -> Result<Decoder<Option<HostMoments>>, BackendError> {
-        let mut specs = self.spec.leaves().into_iter();
-        self.moments.try_map(&mut |moments| {
-            let n = specs.next().map_or(0, Spec::numel);
-            let Some(Moments { m, v, master }) = moments else { return Ok(None) };
-            let master = master.as_ref().map(|x| downloaded(&self.be, x, n)).transpose()?;
-            Ok(Some(HostMoments { m: downloaded(&self.be, m, n)?, v: downloaded(&self.be, v, n)?, master }))
-        })
+    /// Which parameters train, in walk order.
+    pub fn trained(&self) -> Vec<bool> {
+        self.moments.leaves().iter().map(|m| m.is_some()).collect()
     }
 
-    /// Takes up an optimizer state that [`host_moments`](Self::host_moments) gave.
+    /// A part of the optimizer's state of parameter `leaf` in walk order.
     ///
     /// # Panics
-    /// If it belongs to another model.
-    pub fn load_moments(&mut self, host: &Decoder<Option<HostMoments>>) -> Result<(), BackendError> {
-        for (device, host) in self.moments.leaves_mut().into_iter().zip(host.leaves()) {
-            assert_eq!(device.is_some(), host.is_some(), "the same parameters are in training");
-            let (Some(device), Some(host)) = (device, host) else { continue };
-            upload(&self.be, &mut device.m, &host.m)?;
-            upload(&self.be, &mut device.v, &host.v)?;
-            if let (Some(device), Some(host)) = (&mut device.master, &host.master) {
-                upload(&self.be, device, host)?;
-            }
-        }
-        Ok(())
+    /// If the parameter is frozen, or the device keeps no such part.
+    pub fn moment(&self, leaf: usize, part: Moment) -> Result<Vec<f32>, BackendError> {
+        let moments = self.moments.leaves()[leaf].as_ref().expect("a parameter in training");
+        let acc = match part {
+            Moment::First => &moments.m,
+            Moment::Second => &moments.v,
+            Moment::Master => moments.master.as_ref().expect("a device with masters"),
+        };
+        downloaded(&self.be, acc, self.spec.leaves()[leaf].numel())
+    }
+
+    /// Takes up what [`moment`](Self::moment) gave.
+    ///
+    /// # Panics
+    /// As [`moment`](Self::moment).
+    pub fn set_moment(&mut self, leaf: usize, part: Moment, values: &[f32]) -> Result<(), BackendError> {
+        let Self { be, moments, .. } = self;
+        let moments = moments.leaves_mut().swap_remove(leaf).as_mut().expect("a parameter in training");
+        let acc = match part {
+            Moment::First => &mut moments.m,
+            Moment::Second => &mut moments.v,
+            Moment::Master => moments.master.as_mut().expect("a device with masters"),
+        };
+        upload(be, acc, values)
     }
 }
 
@@ -332,9 +328,12 @@ mod tests {
         for step in 1..4 {
             whole.step(&[batch()], step, 1e-2, &Adam::default(), 3).unwrap();
         }
-        let (weights, moments) = (whole.host_weights().unwrap(), whole.host_moments().unwrap());
-        let mut resumed = Learner::new(Reference, spec(), &weights, |_| true, 12, false).unwrap();
-        resumed.load_moments(&moments).unwrap();
+        let mut resumed = Learner::new(Reference, spec(), &whole.host_weights().unwrap(), |_| true, 12, false).unwrap();
+        for leaf in 0..whole.trained().len() {
+            for part in [Moment::First, Moment::Second] {
+                resumed.set_moment(leaf, part, &whole.moment(leaf, part).unwrap()).unwrap();
+            }
+        }
         let (a, b) = (
             whole.step(&[batch()], 4, 1e-2, &Adam::default(), 3).unwrap(),
             resumed.step(&[batch()], 4, 1e-2, &Adam::default(), 3).unwrap(),

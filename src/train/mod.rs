@@ -2,10 +2,11 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod feed;
 pub mod learner;
 pub mod metrics;
 pub mod run;
 pub mod schedule;
 
-pub use learner::{Adam, HostMoments, Learner, StepReport};
+pub use learner::{Adam, Learner, StepReport};
 pub use schedule::Schedule;

@@ -1,5 +1,6 @@
 //! A whole run: steps, evaluation on a schedule, checkpoints, and what happens when something goes wrong.
 
+use super::checkpoint::{Best, CheckpointError, State};
 use super::learner::{Adam, Learner};
 use super::metrics::{Line, Metrics};
 use super::schedule::Schedule;
@@ -29,28 +30,6 @@ pub struct Plan {
     pub eval_every: u64,
     /// Steps between two saves of `last/`.
     pub save_every: u64,
-}
-
-/// Where a run stands: what `state.json` keeps.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// Optimizer steps done.
-    pub step: u64,
-    /// Tokens read.
-    pub tokens: u64,
-    /// The best validation loss so far and its step.
-    pub best: Option<Best>,
-    /// The data's position, in its own words.
-    pub data: serde_json::Value,
-}
-
-/// The best checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// Its step.
-    pub step: u64,
-    /// Its validation loss.
-    pub val_loss: f64,
 }
 
 /// Where batches come from.
@@ -109,11 +88,11 @@ pub enum RunError {
         source: FeedError,
     },
     /// The disk.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] IoError),
-    /// A checkpoint that could not be written or read.
-    #[error("{0}")]
-    Checkpoint(String),
+    /// A checkpoint that could not be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
 }
 
 /// How a run ended.
@@ -139,7 +118,7 @@ pub fn run<B: Backend>(
 ) -> Result<End, RunError> {
     let steps = plan.schedule.steps;
     if state.step > 0 {
-        feed.seek(&state.data).map_err(|source| RunError::Data { step: state.step, source })?;
+        feed.seek(&state.loader).map_err(|source| RunError::Data { step: state.step, source })?;
     }
     let validation = feed.validation().map_err(|source| RunError::Data { step: state.step, source })?;
     let mut metrics = Metrics::open(&dir.join("metrics.jsonl"), state.step)?;
@@ -167,7 +146,7 @@ pub fn run<B: Backend>(
         }
         let read: u64 = batches.iter().map(|b| (b.b * b.t) as u64).sum();
         let tokens_per_s = read as f64 / began.elapsed().as_secs_f64();
-        (state.step, state.tokens, state.data) = (step, state.tokens + read, feed.position());
+        (state.step, state.tokens, state.loader) = (step, state.tokens + read, feed.position());
 
         let mut val_loss = None;
         if !validation.is_empty() && (step.is_multiple_of(plan.eval_every) || step == steps) {
@@ -176,15 +155,16 @@ pub fn run<B: Backend>(
         let (seconds, grad_norm) = (start.elapsed().as_secs_f64(), report.grad_norm);
         metrics.append(&Line { step, loss: report.loss, val_loss, lr, grad_norm, tokens: state.tokens, tokens_per_s, seconds })?;
         progress.set(step, &format!("loss {:.3} lr {lr:.1e} norm {grad_norm:.2} {tokens_per_s:.0} tokens/s", report.loss));
+        state.validation = val_loss;
         if let Some(val_loss) = val_loss {
-            let better = state.best.is_none_or(|best| val_loss < best.val_loss);
+            let better = state.best.is_none_or(|best| val_loss < best.loss);
             progress.line(&format!(
                 "{name} step {step}/{steps}: training loss {:.4}, validation loss {val_loss:.4}{}",
                 report.loss,
                 if better { " (best)" } else { "" }
             ));
             if better {
-                state.best = Some(Best { step, val_loss });
+                state.best = Some(Best { step, loss: val_loss });
                 save(Which::Best, learner, state)?;
             }
         }

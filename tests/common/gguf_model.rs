@@ -123,12 +123,22 @@ pub fn tensors(w: &mut Writer<'_>, c: &Config, weights: &Weights, ty: GgmlType) 
 
 /// A tiny model's file of type `ty`, and its weights as they decode.
 pub fn tiny_model(path: &Path, ty: GgmlType, seed: u64) -> (Config, Weights) {
-    let (c, (tokens, merges)) = (tiny_config(), tiny_vocabulary());
+    let c = tiny_config();
+    let weights = tiny_model_with(path, &c, ty, seed, &[]);
+    (c, weights)
+}
+
+/// The same with other sizes and more metadata.
+pub fn tiny_model_with(path: &Path, c: &Config, ty: GgmlType, seed: u64, more: &[(&str, Value)]) -> Weights {
+    let (tokens, merges) = tiny_vocabulary();
     let mut w = Writer::new();
-    metadata(&mut w, &c, &tokens, &merges, 260, file_type(ty));
-    let decoded = tensors(&mut w, &c, &random_weights(&c, seed), ty);
+    metadata(&mut w, c, &tokens, &merges, 260, file_type(ty));
+    for (key, value) in more {
+        w.meta(key, value.clone());
+    }
+    let decoded = tensors(&mut w, c, &random_weights(c, seed), ty);
     w.write(path).unwrap();
-    (c, decoded)
+    decoded
 }
 
 /// `general.file_type`, by llama.cpp's numbers.

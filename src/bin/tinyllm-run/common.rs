@@ -49,9 +49,8 @@ impl ModelArgs {
     }
 }
 
-/// Prints a line of JSON on standard output.
-pub fn print_json(value: &serde_json::Value) -> Result<()> {
-    let mut out = io::stdout().lock();
+/// Prints a line of JSON and sees that it gets there.
+pub fn print_json(out: &mut impl Write, value: &serde_json::Value) -> Result<()> {
     writeln!(out, "{value}")?;
     Ok(out.flush()?)
 }

@@ -34,7 +34,7 @@ const SHOWN_CHARS: usize = 200;
 pub fn run(args: &Args) -> Result<()> {
     let file = Gguf::open(&args.model)?;
     let all = describe(file, Model::from_gguf)?;
-    if args.json { print_json(&all) } else { print(&all) }
+    if args.json { print_json(&mut io::stdout().lock(), &all) } else { print(&all) }
 }
 
 /// The file as JSON; the plain output is made from it.

@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.json {
         let top: Vec<_> =
             ids.iter().map(|&id| json!({"id": id, "text": model.tokenizer.decode(&[id]), "logprob": logprobs[id as usize]})).collect();
-        return print_json(&json!({"tokens": prompt, "top": top}));
+        return print_json(&mut io::stdout().lock(), &json!({"tokens": prompt, "top": top}));
     }
     let mut out = io::stdout().lock();
     for id in ids {

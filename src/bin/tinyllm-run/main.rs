@@ -1,5 +1,6 @@
 //! Runs a TinyLLM (or any GPT-2) model from a GGUF file. One file a subcommand; the library does the work.
 
+mod classify;
 mod common;
 mod generate;
 mod info;
@@ -24,6 +25,7 @@ enum Command {
     Info(info::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Classify(classify::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Classify(args) => classify::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

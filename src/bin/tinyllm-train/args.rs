@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
-use crate::bench;
+use crate::{bench, finetune, prepare, pretrain};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -20,6 +20,9 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Prepare(prepare::Args),
+    Pretrain(pretrain::Args),
+    Finetune(finetune::Args),
     Bench(bench::Args),
 }
 
@@ -36,6 +39,9 @@ impl Cli {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
         }
         match self.command {
+            Command::Prepare(args) => args.run(),
+            Command::Pretrain(args) => args.run(),
+            Command::Finetune(args) => args.run(),
             Command::Bench(args) => args.run(),
         }
     }

@@ -1,14 +1,16 @@
 //! `finetune`: a model that was pre-trained learns to answer about readings.
 
 use crate::device::Device;
-use crate::launch::{self, Start};
+use crate::launch;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
-use tinyllm::data::Prepared;
+use tinyllm::data::prepared::Prepared;
+use tinyllm::model::io::hf;
 use tinyllm::model::{Config, Lora, Target};
+use tinyllm::train::checkpoint::RunDir;
 use tinyllm::train::config::{Batch, RunConfig, Task};
 use tinyllm::train::run::Plan;
-use tinyllm::train::{Adam, Schedule, checkpoint};
+use tinyllm::train::{Adam, Schedule};
 
 /// Teaches a pre-trained model to answer: LoRA by default, all weights with --full.
 #[derive(clap::Args)]
@@ -95,18 +97,25 @@ impl Args {
             return launch::resume(&self.out, Task::Finetune);
         }
         let (base, data) = (self.base.as_deref().context("--base is missing")?, self.data.as_deref().context("--data is missing")?);
-        let data = std::fs::canonicalize(data).with_context(|| format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display()))?;
-        let base = checkpoint::resolve(base)?;
+        let data = std::fs::canonicalize(data).with_context(|| {
+            format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
+        })?;
+        let base = std::path::absolute(RunDir::open(base)?.checkpoint)?;
         let prepared = Prepared::open(&data)?;
         let config = self.config(&base, data, &prepared)?;
-        launch::start(&self.out, &config, Start::From(base))
+        launch::start(&self.out, &config)
     }
 
     /// The run that these arguments mean on this base and data.
     pub fn config(&self, base: &Path, data: PathBuf, prepared: &Prepared) -> Result<RunConfig> {
-        let model: Config = checkpoint::config(base)?;
-        let vocab = prepared.tokenizer().n_vocab();
-        ensure!(model.vocab() == vocab, "{} has {} tokens in its vocabulary and the data's tokenizer {vocab}: prepare the data with the vocabulary that the base was trained with", base.display(), model.vocab());
+        let model: Config = hf::read_config(base)?;
+        let vocab = prepared.tokenizer.n_vocab();
+        ensure!(
+            model.vocab() == vocab,
+            "{} has {} tokens in its vocabulary and the data's tokenizer {vocab}: prepare the data with the vocabulary that the base was trained with",
+            base.display(),
+            model.vocab()
+        );
         let ctx = self.ctx.unwrap_or(model.n_ctx);
         ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
         for (name, value, least, most) in [
@@ -121,27 +130,57 @@ impl Args {
             ensure!((least..=most).contains(&value), "{name} {value}: it must lie between {least} and {most}");
         }
         let lora = (!self.full)
-            .then(|| Ok::<_, anyhow::Error>(Lora { rank: self.lora_rank, alpha: self.lora_alpha, dropout: self.lora_dropout, targets: targets(&self.targets)? }))
+            .then(|| {
+                Ok::<_, anyhow::Error>(Lora {
+                    rank: self.lora_rank,
+                    alpha: self.lora_alpha,
+                    dropout: self.lora_dropout,
+                    targets: targets(&self.targets)?,
+                })
+            })
             .transpose()?;
+        let augment = if self.augment {
+            let asked = prepared
+                .augment()
+                .with_context(|| format!("--augment: the recipe of {} has no [augment]; add it and prepare again", data.display()))?;
+            Some(asked)
+        } else {
+            None
+        };
         let batch = Batch {
             ctx,
             micro_batch: self.micro_batch,
             accumulate: self.accumulate,
             prompt_loss_weight: self.prompt_loss_weight,
-            augment: self.augment,
+            augment,
             within_documents: true,
             recompute: self.recompute,
         };
         let eval_every = self.eval_every.max(1);
         let plan = Plan {
-            schedule: Schedule { peak: self.lr, warmup: self.warmup.unwrap_or(Schedule::paper_warmup(self.steps)).min(self.steps), steps: self.steps, end_fraction: self.end_fraction },
+            schedule: Schedule {
+                peak: self.lr,
+                warmup: self.warmup.unwrap_or(Schedule::paper_warmup(self.steps)).min(self.steps),
+                steps: self.steps,
+                end_fraction: self.end_fraction,
+            },
             adam: Adam { weight_decay: self.weight_decay, ..Adam::default() },
             seed: self.seed,
             eval_every,
             save_every: eval_every,
         };
         let base = Some(base.to_path_buf());
-        Ok(RunConfig { program: launch::PROGRAM.into(), task: Task::Finetune, data, base, device: self.device.name().into(), batch, model, lora, plan })
+        Ok(RunConfig {
+            program: launch::PROGRAM.into(),
+            task: Task::Finetune,
+            data,
+            base,
+            device: self.device.name().into(),
+            batch,
+            model,
+            lora,
+            plan,
+        })
     }
 }
 

@@ -3,6 +3,10 @@
 mod args;
 mod bench;
 mod device;
+mod finetune;
+mod launch;
+mod prepare;
+mod pretrain;
 
 use clap::Parser;
 use std::process::ExitCode;

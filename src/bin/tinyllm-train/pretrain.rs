@@ -1,10 +1,10 @@
 //! `pretrain`: a model from nothing, on prepared token shards.
 
 use crate::device::Device;
-use crate::launch::{self, Start};
+use crate::launch;
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
-use tinyllm::data::Prepared;
+use tinyllm::data::prepared::Prepared;
 use tinyllm::model::Config;
 use tinyllm::train::config::{self, Batch, RunConfig, Task};
 use tinyllm::train::run::Plan;
@@ -85,36 +85,70 @@ impl Args {
             return launch::resume(&self.out, Task::Pretrain);
         }
         let data = self.data.as_ref().context("--data is missing")?;
-        let data = std::fs::canonicalize(data).with_context(|| format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display()))?;
+        let data = std::fs::canonicalize(data).with_context(|| {
+            format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
+        })?;
         let prepared = Prepared::open(&data)?;
         let config = self.config(data, &prepared)?;
-        launch::start(&self.out, &config, Start::Fresh)
+        launch::start(&self.out, &config)
     }
 
     /// The run that these arguments mean on this data.
     pub fn config(&self, data: PathBuf, prepared: &Prepared) -> Result<RunConfig> {
         let mut model = Config::named(&self.model)?;
-        let vocab = prepared.tokenizer().n_vocab();
-        ensure!(model.n_vocab.is_none_or(|v| v == vocab), "{}: n_vocab is {}, but the data's tokenizer has {vocab} tokens", self.model, model.n_vocab.unwrap_or(0));
+        let vocab = prepared.tokenizer.n_vocab();
+        ensure!(
+            model.n_vocab.is_none_or(|v| v == vocab),
+            "{}: n_vocab is {}, but the data's tokenizer has {vocab} tokens",
+            self.model,
+            model.n_vocab.unwrap_or(0)
+        );
         model.n_vocab = Some(vocab);
         model.check()?;
         let ctx = self.ctx.unwrap_or(model.n_ctx);
         ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
-        let total = prepared.train_tokens();
-        ensure!(total > ctx as u64, "{}: it has {total} tokens to train on, fewer than one row of {ctx}; raise the recipe's total or lower --ctx", data.display());
+        let total = prepared.manifest.pretrain.as_ref().map_or(0, |p| p.train_tokens);
+        ensure!(
+            total > ctx as u64,
+            "{}: it has {total} tokens to train on, fewer than one row of {ctx}; raise the recipe's total or lower --ctx",
+            data.display()
+        );
         let wanted = self.batch_tokens.unwrap_or_else(|| config::tokens_per_step(total)).max(1);
         let micro_batch = self.micro_batch.unwrap_or_else(|| config::cpu_micro_batch(&model, ctx).min(wanted.div_ceil(ctx))).max(1);
         let accumulate = wanted.div_ceil(micro_batch * ctx);
-        let batch = Batch { ctx, micro_batch, accumulate, prompt_loss_weight: 0.0, augment: false, within_documents: self.within_documents, recompute: self.recompute };
+        let batch = Batch {
+            ctx,
+            micro_batch,
+            accumulate,
+            prompt_loss_weight: 0.0,
+            augment: None,
+            within_documents: self.within_documents,
+            recompute: self.recompute,
+        };
         let steps = self.steps.unwrap_or_else(|| self.tokens.unwrap_or(total).div_ceil(batch.tokens_per_step() as u64)).max(1);
         let eval_every = self.eval_every.unwrap_or(steps / 20).max(1);
         let plan = Plan {
-            schedule: Schedule { peak: self.lr, warmup: self.warmup.unwrap_or(Schedule::paper_warmup(steps)).min(steps), steps, end_fraction: self.end_fraction },
+            schedule: Schedule {
+                peak: self.lr,
+                warmup: self.warmup.unwrap_or(Schedule::paper_warmup(steps)).min(steps),
+                steps,
+                end_fraction: self.end_fraction,
+            },
             adam: Adam { weight_decay: self.weight_decay, clip: self.clip, ..Adam::default() },
             seed: self.seed,
             eval_every,
             save_every: self.save_every.unwrap_or(eval_every).max(1),
         };
-        Ok(RunConfig { program: launch::PROGRAM.into(), task: Task::Pretrain, data, base: None, device: self.device.name().into(), batch, model, lora: None, plan })
+        Ok(RunConfig {
+            program: launch::PROGRAM.into(),
+            task: Task::Pretrain,
+            data,
+            base: None,
+            device: self.device.name().into(),
+            batch,
+            model,
+            lora: None,
+            plan,
+        })
     }
 }

@@ -72,8 +72,9 @@ impl Op for BlockTask<'_> {
                 for col in (self.col..self.col + self.cols).step_by(nr) {
                     let cols = nr.min(self.col + self.cols - col);
                     let b = &block.b[(chunk * b_slivers + col / nr) * kc * nr..][..k * nr];
+                    let at = (block.i + row) * block.cols + block.j + col;
                     // SAFETY: the block is this task's own.
-                    let out = |r: usize| unsafe { block.c.part((block.i + row + r) * block.cols + block.j + col, cols) };
+                    let out = |r: usize| unsafe { block.c.part(at + r * block.cols, cols) };
                     for r in 0..rows {
                         s.prefetch(out(r).as_ptr());
                         s.prefetch(out(r)[cols - 1..].as_ptr());
@@ -93,8 +94,14 @@ impl Op for BlockTask<'_> {
                     // SAFETY: `a` and `b` are slices of `k` terms, of at least `high` and `vecs LANES` elements each;
                     // the accumulators hold `mr nr`.
                     unsafe { s.tile::<1>(t) };
+                    let chunk = block.first + chunk;
+                    let plain = chunk + 1 < block.chunks || (block.slope.is_none() && block.gelu.is_none());
+                    if cols == nr && plain {
+                        self.finish_whole(s, chunk, at, &tile, rows);
+                        continue;
+                    }
                     for r in 0..rows {
-                        self.finish(s, block.first + chunk, (row + r, col), &tile.0[r * nr..][..cols], out(r));
+                        self.finish(s, chunk, (row + r, col), &tile.0[r * nr..][..cols], out(r));
                     }
                 }
             }
@@ -103,6 +110,33 @@ impl Op for BlockTask<'_> {
 }
 
 impl BlockTask<'_> {
+    /// Adds a tile of full width to `C`, or begins it; `at` is its first element there.
+    #[inline(always)]
+    fn finish_whole<S: Simd>(&self, s: S, chunk: usize, at: usize, tile: &Accumulators, rows: usize) {
+        static NOTHING: [f32; 32] = [0.0; 32];
+        let block = self.block;
+        let (nr, cols, col) = (2 * S::LANES, block.cols, at % block.cols);
+        // What it begins with: rows of a matrix, or one row again and again; and perhaps another row.
+        let (base, step, extra) = match block.start {
+            Start::Zero if chunk == 0 => (&NOTHING[..], 0, None),
+            Start::Bias(row) if chunk == 0 => (&row[col..], 0, None),
+            Start::Other(other, row) if chunk == 0 => (&other[at..], cols, row.map(|row| &row[col..])),
+            _ => (&[][..], cols, None),
+        };
+        let alpha = s.splat(block.alpha);
+        for r in 0..rows {
+            // SAFETY: the block is this task's own.
+            let c = unsafe { block.c.part(at + r * cols, nr) };
+            for j in [0, S::LANES] {
+                let mut v = if base.is_empty() { s.load(&c[j..]) } else { s.load(&base[r * step + j..]) };
+                if let Some(extra) = extra {
+                    v = s.add(v, s.load(&extra[j..]));
+                }
+                s.store(s.fma(s.load(&tile.0[r * nr + j..]), alpha, v), &mut c[j..]);
+            }
+        }
+    }
+
     /// Adds a row of a tile to `C`, or begins and ends it.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, chunk: usize, (row, col): (usize, usize), tile: &[f32], c: &mut [f32]) {

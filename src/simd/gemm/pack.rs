@@ -17,8 +17,8 @@ pub struct Pack<'a> {
     pub terms: (usize, usize, usize),
 }
 
-/// Slivers a task copies.
-const AT_ONCE: usize = 4;
+/// Slivers a task copies: where a term's lines lie side by side, 8 of them make runs of several cache lines.
+const AT_ONCE: usize = 8;
 
 impl<'a> Pack<'a> {
     /// Tasks of one chunk.
@@ -44,24 +44,31 @@ impl Op for PackTask<'_> {
         let slivers = count.div_ceil(width);
         let p = p0 + self.chunk * kc;
         let terms = kc.min(k - p);
-        for sliver in self.first..slivers.min(self.first + AT_ONCE) {
-            let line = sliver * width;
-            let lines = width.min(count - line);
-            // SAFETY: every sliver of every chunk has a place of its own.
-            let to = unsafe { to.part((self.chunk * slivers + sliver) * kc * width, terms * width) };
-            let src = &mat.data[((from + line) * mat.row + p * mat.col).min(mat.data.len())..];
-            if mat.row == 1 {
-                for (t, to) in to.chunks_exact_mut(width).enumerate() {
-                    let src = &src[t * mat.col..][..lines];
+        let (first, last) = (self.first, slivers.min(self.first + AT_ONCE));
+        // SAFETY: every task has slivers of its own, and they lie side by side.
+        let to = unsafe { to.part((self.chunk * slivers + first) * kc * width, (last - first) * kc * width) };
+        let src = &mat.data[((from + first * width) * mat.row + p * mat.col).min(mat.data.len())..];
+        let all = (last * width).min(count) - first * width;
+        if mat.row == 1 {
+            // Term by term over all slivers: a term's lines lie side by side in the source.
+            for t in 0..terms {
+                let src = &src[t * mat.col..][..all];
+                for (sliver, src) in src.chunks(width).enumerate() {
+                    let to = &mut to[sliver * kc * width + t * width..][..width];
+                    let lines = src.len();
                     for j in (0..width).step_by(S::LANES) {
                         let v = s.load_head(&src[j.min(lines)..lines.min(j + S::LANES)]);
                         s.store_head(v, &mut to[j..width.min(j + S::LANES)]);
                     }
                 }
-            } else if terms > 0 {
-                assert!(mat.col == 1 && (lines - 1) * mat.row + terms <= src.len());
+            }
+        } else if terms > 0 {
+            assert!(mat.col == 1 && (all - 1) * mat.row + terms <= src.len());
+            for (sliver, to) in to.chunks_exact_mut(kc * width).enumerate() {
+                let (line, to) = (sliver * width, &mut to[..terms * width]);
+                let lines = width.min(all - line);
                 // SAFETY: `to` holds `width terms` elements, and the assertion covers the source.
-                unsafe { s.interleave(to.as_mut_ptr(), width, src.as_ptr(), mat.row, lines, terms) };
+                unsafe { s.interleave(to.as_mut_ptr(), width, src[line * mat.row..].as_ptr(), mat.row, lines, terms) };
             }
         }
     }
