@@ -154,7 +154,7 @@ proptest! {
 /// Every character on its own and after a space: the tables decide, and what is no letter is split off.
 #[test]
 fn every_character_is_tiktoken_s() {
-    let chars: Vec<char> = ('\0'..=char::MAX).filter(|&c| (c as u32) < 0x32_000 || (c as u32) % 97 == 0).collect();
+    let chars: Vec<char> = ('\0'..=char::MAX).filter(|&c| (c as u32) < 0x32_000 || (c as u32).is_multiple_of(97)).collect();
     let tokenizer = Tokenizer::gpt2();
     chars.par_chunks(4096).for_each(|chars| {
         let mut text = String::new();
@@ -280,6 +280,26 @@ fn damaged_lists_are_refused_with_the_place() {
     let nothing: [&str; 0] = [];
     assert!(matches!(Tokenizer::from_tokens_and_merges(&tokens, &nothing, end - 1), Err(E::MissingByte { byte: b' ' })));
     assert!(matches!(Tokenizer::from_tokens_and_merges(&nothing, &nothing, 0), Err(E::NoEndToken { .. })));
+}
+
+/// Files of other makers need not number tokens in the order of their merges, and may hold tokens no text becomes.
+#[test]
+fn ids_need_not_follow_the_merges() {
+    let text = "Below is an instruction. Ax: 47 52 49, the weather station's readings; the readings' mean";
+    let full = Tokenizer::gpt2();
+    let small = full.subset(full.encode(text));
+    let mut tokens = small.gguf_tokens();
+    tokens.reverse();
+    tokens.insert(0, "<|pad|>".to_owned());
+    let other = Tokenizer::from_tokens_and_merges(&tokens, &small.gguf_merges(), 1).unwrap();
+    assert_eq!(cuts(&other, text), cuts(full, text));
+    assert!(!other.is_single_token("<|pad|>"));
+
+    let without_pad = other.subset(other.encode(text).into_iter().chain([0]));
+    assert_eq!(without_pad.n_vocab(), small.n_vocab());
+    assert_eq!(without_pad.id_of(b"<|pad|>"), None);
+    assert_eq!(without_pad.end_token() as usize, small.n_vocab() - 1);
+    assert_eq!(cuts(&without_pad, text), cuts(full, text));
 }
 
 /// Bytes of each token, so that segmentations of two vocabularies can be compared.

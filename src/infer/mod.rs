@@ -1,1 +1,45 @@
-//! (being laid)
+//! Running a model from a GGUF file.
+//!
+//! A [`Model`] is the weights, used where they lie in the mapped file; a [`Session`] reads tokens with them and keeps
+//! what attention needs of those it has read; a [`Sampler`] chooses the next token from the session's logits.
+//!
+//! ```no_run
+//! use tinyllm::infer::{Model, Sampler, Sampling, Session};
+//!
+//! let model = Model::open("model.gguf".as_ref())?;
+//! let mut session = Session::new(&model);
+//! let mut sampler = Sampler::new(Sampling::default(), model.config.vocab());
+//! let prompt = model.prompt("Ax: 47 52");
+//! sampler.accept(&prompt);
+//! session.feed(&prompt)?;
+//! for _ in 0..16 {
+//!     let token = sampler.next(session.logits());
+//!     if token == model.tokenizer.end_token() {
+//!         break;
+//!     }
+//!     print!("{}", model.tokenizer.decode(&[token]));
+//!     session.feed(&[token])?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Threads are those of the rayon pool that the calls are made in ([`pool`]); inside it a session allocates nothing.
+//! This is a second reading of the model, apart from the trainer's, and tests hold the two together.
+
+mod cache;
+mod kernels;
+mod labels;
+mod sampler;
+mod session;
+mod weights;
+
+pub use cache::{CacheType, KvCache};
+pub use labels::{continue_greedily, label_log_probs};
+pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
+pub use session::{Session, SessionError};
+pub use weights::{Block, Model, ModelError, Norm, Packed};
+
+/// A pool of `threads` threads to run sessions in: `pool(2)?.install(|| ...)`.
+pub fn pool(threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tinyllm-{i}")).build()
+}

@@ -42,9 +42,35 @@ impl HostBatch {
         }
     }
 
+    /// Makes each `end` token begin a document of its own: attention and positions do not reach back over it.
+    pub fn cut_at(&mut self, end: u32) {
+        for (row, tokens) in self.tokens.chunks(self.t).enumerate() {
+            let mut start = 0;
+            for (i, &token) in tokens.iter().enumerate() {
+                if token == end {
+                    start = i;
+                }
+                (self.starts[row * self.t + i], self.positions[row * self.t + i]) = (start as u32, (i - start) as u32);
+            }
+        }
+    }
+
     /// The sum of the weights: what the batch counts in its step.
     #[must_use]
     pub fn total_weight(&self) -> f64 {
         self.weights.iter().map(|&w| f64::from(w)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_cut_where_they_begin() {
+        let mut batch = HostBatch::unbroken(2, 4, &[5, 9, 6, 9, 9, 7, 7, 9], &[0; 8]);
+        batch.cut_at(9);
+        assert_eq!(batch.starts, [0, 1, 1, 3, 0, 0, 0, 3]);
+        assert_eq!(batch.positions, [0, 0, 1, 0, 0, 1, 2, 0]);
     }
 }

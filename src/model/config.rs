@@ -32,7 +32,7 @@ pub struct Lora {
     /// The pair's product is scaled by `alpha / rank`.
     pub alpha: f64,
     /// Probability that an element of A's input is dropped in training.
-    pub dropout: f32,
+    pub dropout: f64,
     /// Which matrices of each block are adapted.
     pub targets: Vec<Target>,
 }

@@ -30,27 +30,17 @@ pub trait Tree<P> {
         self.each_mut(&mut |p| all.push(p));
         all
     }
+    /// The same tree with these leaves, given in walk order.
+    ///
+    /// # Panics
+    /// If there are fewer leaves than places.
+    fn with_leaves<Q>(&self, leaves: Vec<Q>) -> Self::With<Q> {
+        let mut leaves = leaves.into_iter();
+        self.map_leaves(&mut |_| leaves.next().expect("a leaf for every place"))
+    }
     /// [`map_leaves`](Self::map_leaves) with a function that can fail; the first error is told.
-    fn try_map<Q, E>(&self, f: &mut impl FnMut(&P) -> Result<Q, E>) -> Result<Self::With<Q>, E>
-    where
-        Self::With<Option<Q>>: Tree<Option<Q>, With<Q> = Self::With<Q>>,
-    {
-        let mut failed = None;
-        let tree = self.map_leaves(&mut |p| {
-            if failed.is_some() {
-                return None;
-            }
-            f(p).map_err(|e| failed = Some(e)).ok()
-        });
-        match failed {
-            Some(e) => Err(e),
-            None => {
-                let mut tree = tree;
-                let mut made: Vec<Option<Q>> = tree.leaves_mut().into_iter().map(Option::take).collect();
-                let mut next = made.iter_mut();
-                Ok(tree.map_leaves(&mut |_| next.next().and_then(Option::take).unwrap_or_else(|| unreachable!("a leaf is made once"))))
-            }
-        }
+    fn try_map<Q, E>(&self, f: &mut impl FnMut(&P) -> Result<Q, E>) -> Result<Self::With<Q>, E> {
+        Ok(self.with_leaves(self.leaves().into_iter().map(f).collect::<Result<_, _>>()?))
     }
 }
 
@@ -119,7 +109,7 @@ impl<P, T: Tree<P>> Tree<P> for Vec<T> {
 macro_rules! tree {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(; $($(#[$kdoc:meta])* $fact:ident : $fty:ty),*)? }) => {
         $(#[$doc])*
-        #[derive(Debug)]
+        #[derive(Clone, Debug)]
         pub struct $name<P> { $($(#[$fdoc])* pub $field: $ty,)* $($($(#[$kdoc])* pub $fact: $fty,)*)? }
         impl<P> Tree<P> for $name<P> {
             type With<Q> = $name<Q>;

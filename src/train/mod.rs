@@ -1,1 +1,12 @@
-//! (being laid)
+//! Training: one step, a whole run, what is kept of it.
+
+pub mod checkpoint;
+pub mod config;
+pub mod feed;
+pub mod learner;
+pub mod metrics;
+pub mod run;
+pub mod schedule;
+
+pub use learner::{Adam, Learner, StepReport};
+pub use schedule::Schedule;

@@ -1,2 +1,30 @@
-//! (being laid)
-fn main() {}
+//! `tinyllm-train`: from sensor readings and text to a model file for a board.
+
+mod args;
+mod bench;
+mod device;
+mod finetune;
+mod launch;
+mod prepare;
+mod pretrain;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Cli::parse();
+    match args.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<args::Stopped>() => ExitCode::from(130),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tinyllm-train: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever read our output has enough (`| head`): no reason to complain.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+}

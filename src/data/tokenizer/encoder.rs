@@ -5,8 +5,8 @@ use super::index::mix;
 use super::merges::Scratch;
 use super::split::Pieces;
 
-/// Words remembered. 32,768 of 32 bytes: of English prose about 97 in 100 words are found, and 1 MiB
-/// still lies in the second-level cache of a server's core.
+/// Words remembered, 32 bytes each. With 32,768 of them 96 in 100 words of English speeches are found, and 90 of technical
+/// prose (half the memory: 94 and 86; twice: 97 and 93), and 1 MiB still lies in the second-level cache of a server's core.
 const WORDS: usize = 1 << 15;
 
 /// Longest word remembered, in bytes: the sixteenth byte of its key is its length.

@@ -1,9 +1,10 @@
 //! GPT-2's own vocabulary, embedded.
 //!
-//! `gpt2.tiktoken` is `r50k_base.tiktoken` of the crate tiktoken-rs 0.12.1 (MIT licence), unchanged:
-//! a line a token, its bytes in base64 and its id, in the order in which OpenAI's training made
-//! them (MIT licence too). The first 256 are the bytes; each later one joins two earlier ones, and
-//! which two follows from the order, so that the file holds GPT-2's 50,000 merges as well.
+//! `gpt2.tiktoken` is `r50k_base.tiktoken` of the crate tiktoken-rs 0.12.1 (MIT licence), unchanged;
+//! GPT-2's own licence lies beside it, in `gpt2.tiktoken.LICENSE`. A line is a token, its bytes in base64
+//! and its id, in the order in which OpenAI's training made them. The first 256 are the bytes; each later
+//! one joins two earlier ones, and which two follows from the order, so that the file holds GPT-2's
+//! 50,000 merges as well.
 
 use std::sync::LazyLock;
 

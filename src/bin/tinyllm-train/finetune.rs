@@ -1,0 +1,201 @@
+//! `finetune`: a model that was pre-trained learns to answer about readings.
+
+use crate::device::Device;
+use crate::launch;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use tinyllm::data::prepared::Prepared;
+use tinyllm::model::io::hf;
+use tinyllm::model::{Config, Lora, Target};
+use tinyllm::train::checkpoint::RunDir;
+use tinyllm::train::config::{Batch, RunConfig, Task};
+use tinyllm::train::run::Plan;
+use tinyllm::train::{Adam, Schedule};
+
+/// Teaches a pre-trained model to answer: LoRA by default, all weights with --full.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tinyllm-train finetune --base runs/base --data data --out runs/task
+  tinyllm-train finetune --base runs/base --data data --out runs/task --lora-rank 64 --lora-alpha 128 --steps 200
+  tinyllm-train finetune --base runs/base --data data --out runs/task --full --lr 1e-4 --augment
+  tinyllm-train finetune --resume --out runs/task")]
+pub struct Args {
+    /// The model to start from: a run's folder, or a checkpoint in it.
+    #[arg(long, required_unless_present = "resume")]
+    base: Option<PathBuf>,
+    /// The folder that `prepare` made.
+    #[arg(long, required_unless_present = "resume")]
+    data: Option<PathBuf>,
+    /// The run's folder; new, or the one to resume.
+    #[arg(long)]
+    out: PathBuf,
+    /// Go on with the run in --out from its last checkpoint; everything else is read from its config.toml.
+    #[arg(long, conflicts_with_all = ["base", "data"])]
+    resume: bool,
+    /// Device to train on.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    device: Device,
+    /// Train all weights instead of adapters.
+    #[arg(long)]
+    full: bool,
+    /// Rank of the adapters.
+    #[arg(long, default_value_t = 16)]
+    lora_rank: usize,
+    /// The adapters' product is scaled by alpha / rank.
+    #[arg(long, default_value_t = 32.0)]
+    lora_alpha: f64,
+    /// Share of the adapters' inputs that is dropped in training.
+    #[arg(long, default_value_t = 0.1)]
+    lora_dropout: f64,
+    /// Which matrices are adapted: all, or some of attn.c_attn,attn.c_proj,mlp.c_fc,mlp.c_proj.
+    #[arg(long, default_value = "all")]
+    targets: String,
+    /// Optimizer steps.
+    #[arg(long, default_value_t = 300)]
+    steps: u64,
+    /// Micro-batches of a step.
+    #[arg(long, default_value_t = 6)]
+    accumulate: usize,
+    /// Packed rows that go through the model together.
+    #[arg(long, default_value_t = 1)]
+    micro_batch: usize,
+    /// Tokens of a packed row; the model's context.
+    #[arg(long)]
+    ctx: Option<usize>,
+    /// Highest learning rate.
+    #[arg(long, default_value_t = 4e-4)]
+    lr: f64,
+    /// Steps of rising learning rate; a tenth of the run.
+    #[arg(long)]
+    warmup: Option<u64>,
+    /// The last step's learning rate, as a fraction of the highest.
+    #[arg(long, default_value_t = 0.1)]
+    end_fraction: f64,
+    /// Decoupled weight decay of matrices.
+    #[arg(long, default_value_t = 0.1)]
+    weight_decay: f64,
+    /// What a token of the prompt counts against one of the answer.
+    #[arg(long, default_value_t = 0.0)]
+    prompt_loss_weight: f64,
+    /// Vary the readings of sensor windows anew each epoch: stretch in time, scale, offset, jitter.
+    #[arg(long)]
+    augment: bool,
+    /// Seed of adapters, dropout, data order and augmentation.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Steps between two evaluations.
+    #[arg(long, default_value_t = 20)]
+    eval_every: u64,
+    /// Compute activations again on the way back: less memory, a third more time.
+    #[arg(long)]
+    recompute: bool,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        if self.resume {
+            return launch::resume(&self.out, Task::Finetune);
+        }
+        let (base, data) = (self.base.as_deref().context("--base is missing")?, self.data.as_deref().context("--data is missing")?);
+        let data = std::fs::canonicalize(data).with_context(|| {
+            format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
+        })?;
+        let base = std::path::absolute(RunDir::open(base)?.checkpoint)?;
+        let prepared = Prepared::open(&data)?;
+        let config = self.config(&base, data, &prepared)?;
+        launch::start(&self.out, &config)
+    }
+
+    /// The run that these arguments mean on this base and data.
+    pub fn config(&self, base: &Path, data: PathBuf, prepared: &Prepared) -> Result<RunConfig> {
+        let model: Config = hf::read_config(base)?;
+        let vocab = prepared.tokenizer.n_vocab();
+        ensure!(
+            model.vocab() == vocab,
+            "{} has {} tokens in its vocabulary and the data's tokenizer {vocab}: prepare the data with the vocabulary that the base was trained with",
+            base.display(),
+            model.vocab()
+        );
+        let ctx = self.ctx.unwrap_or(model.n_ctx);
+        ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
+        for (name, value, least, most) in [
+            ("--lora-dropout", self.lora_dropout, 0.0, 0.99),
+            ("--prompt-loss-weight", self.prompt_loss_weight, 0.0, 1.0),
+            ("--end-fraction", self.end_fraction, 0.0, 1.0),
+            ("--lora-rank", self.lora_rank as f64, 1.0, model.n_embd as f64),
+            ("--steps", self.steps as f64, 1.0, 1e12),
+            ("--accumulate", self.accumulate as f64, 1.0, 1e6),
+            ("--micro-batch", self.micro_batch as f64, 1.0, 1e6),
+        ] {
+            ensure!((least..=most).contains(&value), "{name} {value}: it must lie between {least} and {most}");
+        }
+        let lora = (!self.full)
+            .then(|| {
+                Ok::<_, anyhow::Error>(Lora {
+                    rank: self.lora_rank,
+                    alpha: self.lora_alpha,
+                    dropout: self.lora_dropout,
+                    targets: targets(&self.targets)?,
+                })
+            })
+            .transpose()?;
+        let augment = if self.augment {
+            let asked = prepared
+                .augment()
+                .with_context(|| format!("--augment: the recipe of {} has no [augment]; add it and prepare again", data.display()))?;
+            Some(asked)
+        } else {
+            None
+        };
+        let batch = Batch {
+            ctx,
+            micro_batch: self.micro_batch,
+            accumulate: self.accumulate,
+            prompt_loss_weight: self.prompt_loss_weight,
+            augment,
+            within_documents: true,
+            recompute: self.recompute,
+        };
+        let eval_every = self.eval_every.max(1);
+        let plan = Plan {
+            schedule: Schedule {
+                peak: self.lr,
+                warmup: self.warmup.unwrap_or(Schedule::paper_warmup(self.steps)).min(self.steps),
+                steps: self.steps,
+                end_fraction: self.end_fraction,
+            },
+            adam: Adam { weight_decay: self.weight_decay, ..Adam::default() },
+            seed: self.seed,
+            eval_every,
+            save_every: eval_every,
+        };
+        let base = Some(base.to_path_buf());
+        Ok(RunConfig {
+            program: launch::PROGRAM.into(),
+            task: Task::Finetune,
+            data,
+            base,
+            device: self.device.name().into(),
+            batch,
+            model,
+            lora,
+            plan,
+        })
+    }
+}
+
+/// What `--targets` means.
+fn targets(text: &str) -> Result<Vec<Target>> {
+    if text == "all" {
+        return Ok(Target::ALL.to_vec());
+    }
+    let mut chosen = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        match Target::ALL.into_iter().find(|t| t.hf_name() == name) {
+            Some(target) if !chosen.contains(&target) => chosen.push(target),
+            Some(_) => bail!("--targets: '{name}' is there twice"),
+            None => bail!("--targets: there is no '{name}'; use all, or some of {}", Target::ALL.map(Target::hf_name).join(",")),
+        }
+    }
+    Ok(chosen)
+}

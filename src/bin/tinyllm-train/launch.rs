@@ -1,0 +1,169 @@
+//! Starts and resumes runs: data, weights and device come together here.
+
+use crate::args::Stopped;
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use tinyllm::backend::Backend;
+use tinyllm::backend::cpu::Cpu;
+use tinyllm::data::prepared::Prepared;
+use tinyllm::model::io::{hf, peft};
+use tinyllm::model::{Decoder, Spec, Tree, init};
+use tinyllm::rng::key_of;
+use tinyllm::train::checkpoint::{self, Base, CheckpointParts, Moment, Moments, RunDir, State, TokenizerFiles};
+use tinyllm::train::config::{RunConfig, Task};
+use tinyllm::train::feed::{ExampleFeed, Examples, ShardFeed};
+use tinyllm::train::run::{self, End, Feed, RunError, STOP, Which};
+use tinyllm::train::{Learner, metrics};
+
+/// What goes into configs and checkpoints.
+pub const PROGRAM: &str = concat!("tinyllm-train ", env!("CARGO_PKG_VERSION"));
+
+/// Begins a run in a new folder.
+pub fn start(out: &Path, config: &RunConfig) -> Result<()> {
+    RunDir::create(out)?;
+    config.write(out)?;
+    go(out, config, None)
+}
+
+/// Goes on with a run that was stopped.
+pub fn resume(out: &Path, task: Task) -> Result<()> {
+    let config = RunConfig::read(out).with_context(|| format!("{}: there is no run to resume here", out.display()))?;
+    ensure!(config.task == task, "{}: this is a run of another subcommand; see task in its config.toml", out.display());
+    ensure!(
+        config.program == PROGRAM,
+        "{}: the run was begun by {}, and this is {PROGRAM}: it could not end in the same weights",
+        out.display(),
+        config.program
+    );
+    RunDir::sweep(out)?;
+    let last = run::folder(out, Which::Last);
+    if !last.exists() {
+        eprintln!("{}: no checkpoint was saved yet; starting from the beginning", out.display());
+        return go(out, &config, None);
+    }
+    go(out, &config, Some(last))
+}
+
+fn go(out: &Path, config: &RunConfig, from: Option<PathBuf>) -> Result<()> {
+    stop_on_ctrl_c();
+    let data = Prepared::open(&config.data)?;
+    match config.task {
+        Task::Pretrain => {
+            let mut feed = ShardFeed::open(&data, &config.batch, config.plan.seed)?;
+            train(out, config, from.as_deref(), &data, &mut feed, "pretrain")
+        }
+        Task::Finetune => {
+            let examples = Examples::open(&data)?;
+            let mut feed = ExampleFeed::new(&data, &examples, &config.batch, config.plan.seed)?;
+            train(out, config, from.as_deref(), &data, &mut feed, "finetune")
+        }
+    }
+}
+
+fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, feed: &mut dyn Feed, name: &str) -> Result<()> {
+    let tokenizer = TokenizerFiles { vocab_json: data.tokenizer.vocab_json(), merges_txt: data.tokenizer.merges_txt() };
+    let spec = Decoder::spec(&config.model, config.lora.as_ref());
+    let (lora, plan, batch) = (config.lora.is_some(), &config.plan, &config.batch);
+    let trains = |s: &Spec| !lora || s.lora;
+    let trained: usize = spec.leaves().into_iter().filter(|s| trains(s)).map(Spec::numel).sum();
+    eprintln!(
+        "{name}: {:.2} M parameters, {:.2} M of them in training; {} steps of {} x {} x {} tokens, warm-up {} steps, on {}",
+        config.model.parameters() as f64 / 1e6,
+        trained as f64 / 1e6,
+        plan.schedule.steps,
+        batch.accumulate,
+        batch.micro_batch,
+        batch.ctx,
+        plan.schedule.warmup,
+        config.device
+    );
+    let mut learner;
+    let mut state;
+    match from {
+        None => {
+            let (weights, base) = match &config.base {
+                None => (init::initial(&spec, plan.seed), None),
+                Some(base) if lora => {
+                    let (_, weights) = hf::read(base)?;
+                    let weights = peft::attach(&spec, weights, |s| Ok::<_, std::convert::Infallible>(init::initial_leaf(s, plan.seed)))?;
+                    (weights, Some(Base::of(base)?))
+                }
+                Some(base) => (hf::read(base)?.1, None),
+            };
+            learner = Learner::new(Cpu::new(), spec, &weights, trains, batch.rows(), batch.recompute)?;
+            state = State {
+                program: PROGRAM.into(),
+                step: 0,
+                tokens: 0,
+                seed: plan.seed,
+                config_hash: config_hash(config),
+                validation: None,
+                best: None,
+                loader: feed.position(),
+                base,
+            };
+        }
+        Some(last) => {
+            let saved = checkpoint::load_training_state(last, config.base.as_deref().filter(|_| lora))?;
+            ensure!(
+                saved.state.config_hash == config_hash(config),
+                "{}: config.toml was changed since the run began, so it cannot go on as it was; restore it, or start a new run",
+                out.display()
+            );
+            ensure!(saved.tokenizer == tokenizer, "{}: the data's tokenizer is not the one that the run began with", config.data.display());
+            learner = Learner::new(Cpu::new(), spec, &saved.weights, trains, batch.rows(), batch.recompute)?;
+            let specs: Vec<Spec> = learner.spec().leaves().into_iter().cloned().collect();
+            for (i, spec) in specs.iter().enumerate().filter(|(_, s)| trains(s)) {
+                for part in [Moment::First, Moment::Second] {
+                    learner.set_moment(i, part, &saved.optimizer.read(spec, part)?)?;
+                }
+            }
+            state = saved.state;
+            eprintln!("{name}: going on after step {} of {}", state.step, plan.schedule.steps);
+        }
+    }
+    let mut save = |which: Which, learner: &Learner<Cpu>, state: &State| save(out, which, config, &tokenizer, learner, state);
+    let end = run::run(out, plan, &mut learner, feed, &mut state, name, &mut save)?;
+    if end == End::Stopped {
+        eprintln!("{name}: stopped after step {} and saved; go on with: tinyllm-train {name} --resume --out {}", state.step, out.display());
+        return Err(Stopped.into());
+    }
+    let last = metrics::read(&out.join("metrics.jsonl"))?.pop().map_or(f64::NAN, |l| l.loss);
+    let best = state.best.map_or_else(String::new, |b| format!(", best validation loss {:.4} at step {}", b.loss, b.step));
+    eprintln!("{name}: done; training loss {last:.4}{best}; kept in {}", out.display());
+    Ok(())
+}
+
+fn save<B: Backend>(
+    out: &Path,
+    which: Which,
+    config: &RunConfig,
+    tokenizer: &TokenizerFiles,
+    learner: &Learner<B>,
+    state: &State,
+) -> Result<(), RunError> {
+    let weights = learner.host_weights().map_err(|source| RunError::Device { step: state.step, source })?;
+    let parts = CheckpointParts { config: &config.model, lora: config.lora.as_ref(), weights: &weights, tokenizer, state };
+    let trained = learner.trained();
+    let mut get = |leaf, part| learner.moment(leaf, part);
+    // The best model is for use; only the last one is gone on from.
+    let moments = (which == Which::Last).then_some(Moments { trained: &trained, masters: B::MASTERS, get: &mut get });
+    Ok(checkpoint::save(&run::folder(out, which), &parts, moments)?)
+}
+
+fn config_hash(config: &RunConfig) -> String {
+    format!("{:016x}", key_of(0, &config.text()))
+}
+
+/// The first Ctrl-C or SIGTERM asks the run to save and stop; a second one ends the program at once.
+fn stop_on_ctrl_c() {
+    let handler = || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step, then saving; once more to stop at once");
+    };
+    // A second run in this program (quickstart) finds the handler in place.
+    ctrlc::set_handler(handler).ok();
+}

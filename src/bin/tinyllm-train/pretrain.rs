@@ -1,0 +1,154 @@
+//! `pretrain`: a model from nothing, on prepared token shards.
+
+use crate::device::Device;
+use crate::launch;
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+use tinyllm::data::prepared::Prepared;
+use tinyllm::model::Config;
+use tinyllm::train::config::{self, Batch, RunConfig, Task};
+use tinyllm::train::run::Plan;
+use tinyllm::train::{Adam, Schedule};
+
+/// Trains a model from nothing on the token shards of a prepared folder.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tinyllm-train pretrain --data data --model nano --out runs/base
+  tinyllm-train pretrain --data data --model 30m --steps 2000 --lr 1e-3 --out runs/base
+  tinyllm-train pretrain --resume --out runs/base          go on after Ctrl-C, a crash or a power cut")]
+pub struct Args {
+    /// The folder that `prepare` made.
+    #[arg(long, required_unless_present = "resume")]
+    data: Option<PathBuf>,
+    /// nano, 30m, 51m, 82m, 102m, 124m, or a TOML file with n_embd, n_head, n_layer, n_ctx.
+    #[arg(long, default_value = "124m")]
+    model: String,
+    /// The run's folder; new, or the one to resume.
+    #[arg(long)]
+    out: PathBuf,
+    /// Go on with the run in --out from its last checkpoint; everything else is read from its config.toml.
+    #[arg(long, conflicts_with = "data")]
+    resume: bool,
+    /// Device to train on.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    device: Device,
+    /// Optimizer steps; one pass over the data where neither this nor --tokens is given.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Tokens to train on, repeats counted.
+    #[arg(long, conflicts_with = "steps")]
+    tokens: Option<u64>,
+    /// Tokens of an optimizer step; 524,288 on large data, less on small.
+    #[arg(long)]
+    batch_tokens: Option<usize>,
+    /// Rows that go through the model together; chosen for the machine's memory.
+    #[arg(long)]
+    micro_batch: Option<usize>,
+    /// Tokens of a row; the model's context.
+    #[arg(long)]
+    ctx: Option<usize>,
+    /// Highest learning rate.
+    #[arg(long, default_value_t = 6e-4)]
+    lr: f64,
+    /// Steps of rising learning rate; 700, or a tenth of a run shorter than 7,000.
+    #[arg(long)]
+    warmup: Option<u64>,
+    /// The last step's learning rate, as a fraction of the highest.
+    #[arg(long, default_value_t = 0.1)]
+    end_fraction: f64,
+    /// Decoupled weight decay of matrices.
+    #[arg(long, default_value_t = 0.1)]
+    weight_decay: f64,
+    /// Longest gradient.
+    #[arg(long, default_value_t = 1.0)]
+    clip: f64,
+    /// Seed of weights and data order.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Steps between two evaluations; a twentieth of the run.
+    #[arg(long)]
+    eval_every: Option<u64>,
+    /// Steps between two saves; as often as evaluations.
+    #[arg(long)]
+    save_every: Option<u64>,
+    /// Keep attention and positions within one document; GPT-2 did not.
+    #[arg(long)]
+    within_documents: bool,
+    /// Compute activations again on the way back: less memory, a third more time.
+    #[arg(long)]
+    recompute: bool,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        if self.resume {
+            return launch::resume(&self.out, Task::Pretrain);
+        }
+        let data = self.data.as_ref().context("--data is missing")?;
+        let data = std::fs::canonicalize(data).with_context(|| {
+            format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
+        })?;
+        let prepared = Prepared::open(&data)?;
+        let config = self.config(data, &prepared)?;
+        launch::start(&self.out, &config)
+    }
+
+    /// The run that these arguments mean on this data.
+    pub fn config(&self, data: PathBuf, prepared: &Prepared) -> Result<RunConfig> {
+        let mut model = Config::named(&self.model)?;
+        let vocab = prepared.tokenizer.n_vocab();
+        ensure!(
+            model.n_vocab.is_none_or(|v| v == vocab),
+            "{}: n_vocab is {}, but the data's tokenizer has {vocab} tokens",
+            self.model,
+            model.n_vocab.unwrap_or(0)
+        );
+        model.n_vocab = Some(vocab);
+        model.check()?;
+        let ctx = self.ctx.unwrap_or(model.n_ctx);
+        ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
+        let total = prepared.manifest.pretrain.as_ref().map_or(0, |p| p.train_tokens);
+        ensure!(
+            total > ctx as u64,
+            "{}: it has {total} tokens to train on, fewer than one row of {ctx}; raise the recipe's total or lower --ctx",
+            data.display()
+        );
+        let wanted = self.batch_tokens.unwrap_or_else(|| config::tokens_per_step(total)).max(1);
+        let micro_batch = self.micro_batch.unwrap_or_else(|| config::cpu_micro_batch(&model, ctx).min(wanted.div_ceil(ctx))).max(1);
+        let accumulate = wanted.div_ceil(micro_batch * ctx);
+        let batch = Batch {
+            ctx,
+            micro_batch,
+            accumulate,
+            prompt_loss_weight: 0.0,
+            augment: None,
+            within_documents: self.within_documents,
+            recompute: self.recompute,
+        };
+        let steps = self.steps.unwrap_or_else(|| self.tokens.unwrap_or(total).div_ceil(batch.tokens_per_step() as u64)).max(1);
+        let eval_every = self.eval_every.unwrap_or(steps / 20).max(1);
+        let plan = Plan {
+            schedule: Schedule {
+                peak: self.lr,
+                warmup: self.warmup.unwrap_or(Schedule::paper_warmup(steps)).min(steps),
+                steps,
+                end_fraction: self.end_fraction,
+            },
+            adam: Adam { weight_decay: self.weight_decay, clip: self.clip, ..Adam::default() },
+            seed: self.seed,
+            eval_every,
+            save_every: self.save_every.unwrap_or(eval_every).max(1),
+        };
+        Ok(RunConfig {
+            program: launch::PROGRAM.into(),
+            task: Task::Pretrain,
+            data,
+            base: None,
+            device: self.device.name().into(),
+            batch,
+            model,
+            lora: None,
+            plan,
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Metadata values as they lie in the file.
+
+use super::ValueType;
+
+/// A metadata value; strings and arrays stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum View<'a> {
+    U8(u8),
+    I8(i8),
+    U16(u16),
+    I16(i16),
+    U32(u32),
+    I32(i32),
+    F32(f32),
+    Bool(bool),
+    String(&'a str),
+    Array(Array<'a>),
+    U64(u64),
+    I64(i64),
+    F64(f64),
+}
+
+/// An array; its bytes were checked when the file was opened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Array<'a> {
+    ty: ValueType,
+    len: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Array<'a> {
+    /// Type of the elements.
+    #[must_use]
+    pub const fn ty(&self) -> ValueType {
+        self.ty
+    }
+    /// How many they are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// The elements one after another.
+    pub fn iter(&self) -> impl Iterator<Item = View<'a>> + use<'a> {
+        let (ty, mut bytes) = (self.ty, self.bytes);
+        (0..self.len).map_while(move |_| View::read(ty, &mut bytes))
+    }
+    /// The elements of an array of strings.
+    pub fn strings(&self) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+        (self.ty == ValueType::String).then(|| {
+            self.iter().filter_map(|v| match v {
+                View::String(s) => Some(s),
+                _ => None,
+            })
+        })
+    }
+}
+
+/// The next `N` bytes.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = bytes.split_first_chunk::<N>()?;
+    *bytes = tail;
+    Some(*head)
+}
+
+impl<'a> View<'a> {
+    /// Reads a value off the front of bytes that were checked; `None` where they end early, or are no such value.
+    pub(super) fn read(ty: ValueType, bytes: &mut &'a [u8]) -> Option<Self> {
+        Some(match ty {
+            ValueType::U8 => Self::U8(u8::from_le_bytes(take(bytes)?)),
+            ValueType::I8 => Self::I8(i8::from_le_bytes(take(bytes)?)),
+            ValueType::U16 => Self::U16(u16::from_le_bytes(take(bytes)?)),
+            ValueType::I16 => Self::I16(i16::from_le_bytes(take(bytes)?)),
+            ValueType::U32 => Self::U32(u32::from_le_bytes(take(bytes)?)),
+            ValueType::I32 => Self::I32(i32::from_le_bytes(take(bytes)?)),
+            ValueType::F32 => Self::F32(f32::from_le_bytes(take(bytes)?)),
+            ValueType::Bool => Self::Bool(take::<1>(bytes)?[0] != 0),
+            ValueType::U64 => Self::U64(u64::from_le_bytes(take(bytes)?)),
+            ValueType::I64 => Self::I64(i64::from_le_bytes(take(bytes)?)),
+            ValueType::F64 => Self::F64(f64::from_le_bytes(take(bytes)?)),
+            ValueType::String => {
+                let len = usize::try_from(u64::from_le_bytes(take(bytes)?)).ok()?;
+                let (head, tail) = bytes.split_at_checked(len)?;
+                *bytes = tail;
+                Self::String(std::str::from_utf8(head).ok()?)
+            }
+            ValueType::Array => {
+                let ty = ValueType::from_id(u32::from_le_bytes(take(bytes)?))?;
+                let len = usize::try_from(u64::from_le_bytes(take(bytes)?)).ok()?;
+                let all = *bytes;
+                match ty {
+                    // Variable lengths: walk over them.
+                    ValueType::String | ValueType::Array => {
+                        for _ in 0..len {
+                            Self::read(ty, bytes)?;
+                        }
+                    }
+                    _ => *bytes = bytes.get(len.checked_mul(ty.least_bytes())?..)?,
+                }
+                Self::Array(Array { ty, len, bytes: &all[..all.len() - bytes.len()] })
+            }
+        })
+    }
+
+    /// Its type.
+    #[must_use]
+    pub const fn ty(&self) -> ValueType {
+        match self {
+            Self::U8(_) => ValueType::U8,
+            Self::I8(_) => ValueType::I8,
+            Self::U16(_) => ValueType::U16,
+            Self::I16(_) => ValueType::I16,
+            Self::U32(_) => ValueType::U32,
+            Self::I32(_) => ValueType::I32,
+            Self::F32(_) => ValueType::F32,
+            Self::Bool(_) => ValueType::Bool,
+            Self::String(_) => ValueType::String,
+            Self::Array(_) => ValueType::Array,
+            Self::U64(_) => ValueType::U64,
+            Self::I64(_) => ValueType::I64,
+            Self::F64(_) => ValueType::F64,
+        }
+    }
+
+    /// A whole number that is not negative, of whatever width.
+    #[must_use]
+    pub fn unsigned(&self) -> Option<u64> {
+        match *self {
+            Self::U8(x) => Some(x.into()),
+            Self::U16(x) => Some(x.into()),
+            Self::U32(x) => Some(x.into()),
+            Self::U64(x) => Some(x),
+            Self::I8(x) => x.try_into().ok(),
+            Self::I16(x) => x.try_into().ok(),
+            Self::I32(x) => x.try_into().ok(),
+            Self::I64(x) => x.try_into().ok(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! A GPT-2 from a GGUF file: sizes, tokenizer, matrices where they lie in the file.
+
+use super::kernels;
+use crate::data::tokenizer::{Tokenizer, TokenizerError};
+use crate::gguf::{Gguf, GgufError, TensorInfo, View};
+use crate::model::{Config, ConfigError};
+use crate::quant::GgmlType;
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A GGUF file that is no model for us.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The container, or something in it.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// Sizes that make no model.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Which, and why.
+        source: ConfigError,
+    },
+    /// A vocabulary that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Which token or merge, and why.
+        source: TokenizerError,
+    },
+}
+
+/// A matrix `(rows, cols)` in its file.
+#[derive(Clone)]
+pub struct Packed {
+    file: Arc<Gguf>,
+    tensor: TensorInfo,
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+}
+
+/// Weights of a row that are decoded together, a multiple of every format's block: four such pieces stay in L1.
+const PIECE: usize = 512;
+/// Rows whose products with one input are taken together.
+const ROWS: usize = 4;
+/// Rows that a thread takes at a time.
+const SHARE: usize = 16;
+/// Fewest multiplications worth a thread's while: some 20 microseconds.
+const GRAIN: usize = 1 << 17;
+
+impl Packed {
+    /// Number of rows.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Length of a row.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Its format.
+    #[must_use]
+    pub const fn ty(&self) -> GgmlType {
+        self.ty
+    }
+
+    /// `out (cols)` = row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, out: &mut [f32], i: usize) {
+        self.ty.dequantize_row(&mut out[..self.cols], &self.bytes(i)[..self.ty.row_bytes(self.cols)]);
+    }
+
+    /// The file's bytes from row `i` on.
+    fn bytes(&self, i: usize) -> &[u8] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        &self.file.data(&self.tensor)[i * self.ty.row_bytes(self.cols)..]
+    }
+
+    /// All weights, where they are `f32` in the file.
+    fn plain(&self) -> Option<&[f32]> {
+        if self.ty != GgmlType::F32 {
+            return None;
+        }
+        // A tensor lies at a multiple of 8 in the file, and the file at one in memory.
+        bytemuck::try_cast_slice(self.file.data(&self.tensor)).ok()
+    }
+
+    /// `y += w[ids] x`: products of the rows `ids`, up to [`ROWS`] of them, with `n` inputs.
+    ///
+    /// `y (ids, n)`, `x (n, cols)`; `room` is for decoded weights.
+    fn products(&self, y: &mut [f32], ids: &[usize], x: &[f32], n: usize, room: &mut Room) {
+        if let Some(all) = self.plain() {
+            let row = |k: usize| ids.get(k).map_or(&[][..], |id| &all[id * self.cols..][..self.cols]);
+            return multiply(y, std::array::from_fn(row), ids.len(), x, self.cols, n);
+        }
+        for from in (0..self.cols).step_by(PIECE) {
+            let len = PIECE.min(self.cols - from);
+            for (room, &i) in room.iter_mut().zip(ids) {
+                self.ty.dequantize_row(&mut room[..len], &self.bytes(i)[self.ty.row_bytes(from)..]);
+            }
+            multiply(y, std::array::from_fn(|k| &room[k][..len]), ids.len(), &x[from..], self.cols, n);
+        }
+    }
+
+    /// `y (rows, n) = w x^T + b`, then `after` over it: one output's `n` values lie together, so that threads can
+    /// share the work by rows. `x (n, cols)`, `b (rows)`. With `n = 1` this is decoding's matrix times vector.
+    pub(super) fn matmul(&self, y: &mut [f32], x: &[f32], b: Option<&[f32]>, n: usize, after: fn(&mut [f32])) {
+        let y = &mut y[..self.rows * n];
+        let work = |(i, y): (usize, &mut [f32])| {
+            let mut room = [[0.0; PIECE]; ROWS];
+            for (j, y) in y.chunks_mut(ROWS * n).enumerate() {
+                let first = i * SHARE + j * ROWS;
+                let ids: [usize; ROWS] = std::array::from_fn(|k| first + k);
+                for (y, &id) in y.chunks_mut(n).zip(&ids) {
+                    y.fill(b.map_or(0.0, |b| b[id]));
+                }
+                self.products(y, &ids[..y.len() / n], x, n, &mut room);
+            }
+            after(y);
+        };
+        if rayon::current_num_threads() == 1 {
+            y.chunks_mut(SHARE * n).enumerate().for_each(work);
+        } else {
+            let grain = GRAIN.div_ceil(SHARE * n * self.cols);
+            y.par_chunks_mut(SHARE * n).enumerate().with_min_len(grain).for_each(work);
+        }
+    }
+
+    /// `y[i] = w[ids[i]] . x` for any rows.
+    ///
+    /// # Panics
+    /// If there is no such row, or `y` is shorter than `ids`.
+    pub fn matvec(&self, y: &mut [f32], ids: &[u32], x: &[f32]) {
+        let mut room = [[0.0; PIECE]; ROWS];
+        for (y, ids) in y[..ids.len()].chunks_mut(ROWS).zip(ids.chunks(ROWS)) {
+            y.fill(0.0);
+            let few: [usize; ROWS] = std::array::from_fn(|k| ids.get(k).map_or(0, |&id| id as usize));
+            self.products(y, &few[..ids.len()], x, 1, &mut room);
+        }
+    }
+}
+
+/// Decoded pieces of [`ROWS`] rows.
+type Room = [[f32; PIECE]; ROWS];
+
+/// `y[k n + r] += w[k] . x[r step..]` for the first `rows` of `w` and all `n` inputs.
+fn multiply(y: &mut [f32], w: [&[f32]; ROWS], rows: usize, x: &[f32], step: usize, n: usize) {
+    let len = w[0].len();
+    if rows == ROWS {
+        for r in 0..n {
+            for (k, v) in kernels::dots(w, &x[r * step..][..len]).into_iter().enumerate() {
+                y[k * n + r] += v;
+            }
+        }
+    } else {
+        for (k, w) in w[..rows].iter().enumerate() {
+            for r in 0..n {
+                y[k * n + r] += kernels::dot(w, &x[r * step..][..len]);
+            }
+        }
+    }
+}
+
+/// A LayerNorm's weight and bias, `(C)` each.
+pub struct Norm {
+    /// Weight.
+    pub w: Vec<f32>,
+    /// Bias.
+    pub b: Vec<f32>,
+}
+
+/// A matrix with its bias.
+pub struct Linear {
+    /// `(out, in)`
+    pub w: Packed,
+    /// `(out)`
+    pub b: Vec<f32>,
+}
+
+/// One block.
+pub struct Block {
+    /// Before attention.
+    pub attn_norm: Norm,
+    /// Queries, keys, values: `(3C, C)`.
+    pub attn_qkv: Linear,
+    /// `(C, C)`
+    pub attn_output: Linear,
+    /// Before the MLP.
+    pub ffn_norm: Norm,
+    /// `(F, C)`
+    pub ffn_up: Linear,
+    /// `(C, F)`
+    pub ffn_down: Linear,
+}
+
+/// A model ready to run.
+pub struct Model {
+    /// Sizes; the vocabulary's is settled.
+    pub config: Config,
+    /// Added to the variance in every LayerNorm.
+    pub norm_eps: f64,
+    /// Its vocabulary.
+    pub tokenizer: Tokenizer,
+    /// Embedding of tokens, `(V, C)`.
+    pub token_embd: Packed,
+    /// Embedding of positions, `(T, C)`.
+    pub position_embd: Packed,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// Before the head.
+    pub output_norm: Norm,
+    /// The head, `(V, C)`, where it is not the embedding of tokens.
+    pub output: Option<Packed>,
+    /// The file, with its metadata.
+    pub file: Arc<Gguf>,
+}
+
+impl Model {
+    /// Maps a file and checks that it is a whole GPT-2.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::from_gguf(Gguf::open(path)?)
+    }
+
+    /// A model over an open file.
+    pub fn from_gguf(file: Gguf) -> Result<Self, ModelError> {
+        let architecture = file.string("general.architecture")?;
+        if architecture != "gpt2" {
+            let what = format!("the architecture is '{architecture:.40}', and only gpt2 can be run");
+            return Err(file.unusable_key("general.architecture", &what).into());
+        }
+        let norm_eps = file.float("gpt2.attention.layer_norm_epsilon")?;
+        if !(norm_eps > 0.0 && norm_eps < 1.0) {
+            let what = format!("a LayerNorm epsilon of {norm_eps} (GPT-2's is 1e-5)");
+            return Err(file.unusable_key("gpt2.attention.layer_norm_epsilon", &what).into());
+        }
+        let tokenizer = tokenizer(&file)?;
+        let config = config(&file, tokenizer.n_vocab())?;
+        let file = Arc::new(file);
+        let load = Loader { file: &file };
+        let (c, f, v) = (config.n_embd, config.ff(), config.vocab());
+        let blocks = (0..config.n_layer).map(|i| load.block(&format!("blk.{i}"), c, f)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            norm_eps,
+            token_embd: load.matrix("token_embd.weight", v, c)?,
+            position_embd: load.matrix("position_embd.weight", config.n_ctx, c)?,
+            blocks,
+            output_norm: load.norm("output_norm", c)?,
+            output: file.tensor("output.weight").map(|_| load.matrix("output.weight", v, c)).transpose()?,
+            config,
+            tokenizer,
+            file: file.clone(),
+        })
+    }
+
+    /// The head: logits are its rows times the last hidden state.
+    #[must_use]
+    pub fn head(&self) -> &Packed {
+        self.output.as_ref().unwrap_or(&self.token_embd)
+    }
+
+    /// The tokens of a prompt; an empty one is the end token, after which a text begins.
+    #[must_use]
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        let tokens = self.tokenizer.encode(text);
+        if tokens.is_empty() { vec![self.tokenizer.end_token()] } else { tokens }
+    }
+
+    /// The labels a classifier knows (`tinyllm.labels`); empty where the model is none.
+    #[must_use]
+    pub fn labels(&self) -> Vec<&str> {
+        self.file.strings("tinyllm.labels").map(Iterator::collect).unwrap_or_default()
+    }
+
+    /// A text of our own metadata: `tinyllm.codec`, `tinyllm.template`, `tinyllm.version`.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.file.get(key)? {
+            View::String(s) => Some(s),
+            _ => None,
+        }
+    }
+}
+
+fn config(file: &Gguf, n_vocab: usize) -> Result<Config, ModelError> {
+    let size = |key: &str| -> Result<usize, GgufError> {
+        let n = file.unsigned(key)?;
+        usize::try_from(n).map_err(|_| file.unusable_key(key, &format!("{key} = {n}")))
+    };
+    let config = Config {
+        n_embd: size("gpt2.embedding_length")?,
+        n_head: size("gpt2.attention.head_count")?,
+        n_layer: size("gpt2.block_count")?,
+        n_ff: Some(size("gpt2.feed_forward_length")?),
+        n_ctx: size("gpt2.context_length")?,
+        n_vocab: Some(n_vocab),
+    };
+    config.check().map_err(|source| ModelError::Config { path: file.path().into(), source })?;
+    Ok(config)
+}
+
+fn tokenizer(file: &Gguf) -> Result<Tokenizer, ModelError> {
+    let kind = file.string("tokenizer.ggml.model")?;
+    if kind != "gpt2" {
+        let what = format!("the tokenizer is '{kind:.40}', and only gpt2 (byte-level BPE) is known");
+        return Err(file.unusable_key("tokenizer.ggml.model", &what).into());
+    }
+    let tokens: Vec<&str> = file.strings("tokenizer.ggml.tokens")?.collect();
+    let merges: Vec<&str> = file.strings("tokenizer.ggml.merges")?.collect();
+    let end = match file.get("tokenizer.ggml.eos_token_id") {
+        Some(_) => file.unsigned("tokenizer.ggml.eos_token_id")?,
+        // As converters before 2024 left it out; the token's name is GPT-2's.
+        None => tokens.iter().position(|&t| t == "<|endoftext|>").unwrap_or(usize::MAX) as u64,
+    };
+    let end = u32::try_from(end).unwrap_or(u32::MAX);
+    Tokenizer::from_tokens_and_merges(&tokens, &merges, end).map_err(|source| ModelError::Tokenizer { path: file.path().into(), source })
+}
+
+/// Finds tensors and holds them to their shapes.
+struct Loader<'a> {
+    file: &'a Arc<Gguf>,
+}
+
+impl Loader<'_> {
+    fn tensor(&self, name: &str, dims: &[usize]) -> Result<(&TensorInfo, GgmlType), GgufError> {
+        let tensor = self.file.tensor(name).ok_or_else(|| self.file.incomplete(&format!("the file has no tensor {name}")))?;
+        if !tensor.dims.iter().eq(dims.iter().map(|&d| d as u64).collect::<Vec<_>>().iter()) {
+            let what = format!("{name} is of {:?}, but the metadata says {dims:?}", tensor.dims);
+            return Err(self.file.unusable_tensor(tensor, &what));
+        }
+        let Some(ty) = GgmlType::from_id(tensor.ty.id) else {
+            let known = GgmlType::ALL.map(GgmlType::name).join(", ");
+            let what = format!("{name} is of type {}, and only {known} can be run: export the model as one of them", tensor.ty.name);
+            return Err(self.file.unusable_tensor(tensor, &what));
+        };
+        Ok((tensor, ty))
+    }
+
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Packed, GgufError> {
+        let (tensor, ty) = self.tensor(name, &[cols, rows])?;
+        Ok(Packed { file: self.file.clone(), tensor: tensor.clone(), ty, rows, cols })
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {
+        let (tensor, ty) = self.tensor(name, &[len])?;
+        let mut out = vec![0.0; len];
+        ty.dequantize_row(&mut out, self.file.data(tensor));
+        Ok(out)
+    }
+
+    fn norm(&self, name: &str, c: usize) -> Result<Norm, GgufError> {
+        Ok(Norm { w: self.vector(&format!("{name}.weight"), c)?, b: self.vector(&format!("{name}.bias"), c)? })
+    }
+
+    fn linear(&self, name: &str, out: usize, inp: usize) -> Result<Linear, GgufError> {
+        Ok(Linear { w: self.matrix(&format!("{name}.weight"), out, inp)?, b: self.vector(&format!("{name}.bias"), out)? })
+    }
+
+    fn block(&self, name: &str, c: usize, f: usize) -> Result<Block, GgufError> {
+        Ok(Block {
+            attn_norm: self.norm(&format!("{name}.attn_norm"), c)?,
+            attn_qkv: self.linear(&format!("{name}.attn_qkv"), 3 * c, c)?,
+            attn_output: self.linear(&format!("{name}.attn_output"), c, c)?,
+            ffn_norm: self.norm(&format!("{name}.ffn_norm"), c)?,
+            ffn_up: self.linear(&format!("{name}.ffn_up"), f, c)?,
+            ffn_down: self.linear(&format!("{name}.ffn_down"), c, f)?,
+        })
+    }
+}

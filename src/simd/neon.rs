@@ -1,0 +1,139 @@
+//! NEON, which every aarch64 has.
+
+use super::Op;
+use super::vector::{Simd, Tile, tiles};
+use std::arch::aarch64::*;
+
+/// Wraps an intrinsic.
+macro_rules! v {
+    ($e:expr) => {{
+        // SAFETY: whoever holds the token is on a machine with NEON, and any pointer here was checked or is the
+        // caller's promise.
+        unsafe { $e }
+    }};
+}
+
+/// The token.
+#[derive(Clone, Copy)]
+pub struct Neon(());
+
+/// Runs `op` with 4 lanes.
+///
+/// # Safety
+/// The machine must have NEON.
+#[target_feature(enable = "neon")]
+pub unsafe fn enter<O: Op>(op: O) -> O::Out {
+    op.run(Neon(()))
+}
+
+impl Simd for Neon {
+    type V = float32x4_t;
+    const LANES: usize = 4;
+    // 12 x 2 accumulators, 2 of B, the rest for broadcasts: within the 32 registers.
+    const ROWS: &'static [usize] = &[12, 8, 4, 2, 1];
+    const KC: usize = 256;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> float32x4_t {
+        v!(vdupq_n_f32(x))
+    }
+    #[inline(always)]
+    fn ramp(self) -> float32x4_t {
+        self.load(&[0.0, 1.0, 2.0, 3.0])
+    }
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> float32x4_t {
+        v!(vld1q_f32(src[..4].as_ptr()))
+    }
+    #[inline(always)]
+    fn load_head(self, src: &[f32]) -> float32x4_t {
+        let mut four = [0.0; 4];
+        for (four, &x) in four.iter_mut().zip(src) {
+            *four = x;
+        }
+        self.load(&four)
+    }
+    #[inline(always)]
+    fn store(self, v: float32x4_t, dst: &mut [f32]) {
+        v!(vst1q_f32(dst[..4].as_mut_ptr(), v));
+    }
+    #[inline(always)]
+    fn store_head(self, v: float32x4_t, dst: &mut [f32]) {
+        let mut four = [0.0; 4];
+        self.store(v, &mut four);
+        for (y, x) in dst.iter_mut().zip(four) {
+            *y = x;
+        }
+    }
+    #[inline(always)]
+    unsafe fn read(self, src: *const f32) -> float32x4_t {
+        v!(vld1q_f32(src))
+    }
+    #[inline(always)]
+    unsafe fn write(self, v: float32x4_t, dst: *mut f32) {
+        v!(vst1q_f32(dst, v));
+    }
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {} // its intrinsic is not stable; small cores' own prefetchers do well
+    #[inline(always)]
+    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        v!(vaddq_f32(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        v!(vsubq_f32(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        v!(vmulq_f32(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        v!(vdivq_f32(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        v!(vfmaq_f32(c, a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        v!(vmaxq_f32(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        v!(vminq_f32(a, b))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: float32x4_t) -> float32x4_t {
+        v!(vsqrtq_f32(a))
+    }
+    #[inline(always)]
+    fn round(self, a: float32x4_t) -> float32x4_t {
+        v!(vrndnq_f32(a))
+    }
+    #[inline(always)]
+    fn pow2(self, n: float32x4_t) -> float32x4_t {
+        v!(vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)))))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: float32x4_t, b: float32x4_t, x: float32x4_t, y: float32x4_t) -> float32x4_t {
+        v!(vbslq_f32(vcltq_f32(a, b), x, y))
+    }
+    #[inline(always)]
+    fn sum(self, a: float32x4_t) -> f32 {
+        v!(vaddvq_f32(a))
+    }
+    #[inline(always)]
+    fn greatest(self, a: float32x4_t) -> f32 {
+        v!(vmaxvq_f32(a))
+    }
+    #[inline(always)]
+    unsafe fn tile<const AI: usize>(self, t: Tile) {
+        #[target_feature(enable = "neon")]
+        unsafe fn body<const AI: usize>(s: Neon, t: Tile) {
+            // SAFETY: the caller's promise, handed on.
+            tiles!(s, t, AI, [12 8 4 2 1]);
+        }
+        v!(body::<AI>(self, t));
+    }
+}

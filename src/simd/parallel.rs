@@ -1,0 +1,85 @@
+//! Work cut along outputs, over rayon's current pool.
+
+use rayon::prelude::*;
+
+/// Runs `task(0) .. task(n - 1)`, side by side if `parallel`. Neighbours tend to run one after the other on one
+/// thread, so that what they share stays in its cache.
+pub fn for_each(n: usize, parallel: bool, task: impl Fn(usize) + Sync + Send) {
+    if !parallel || n <= 1 || rayon::current_num_threads() == 1 {
+        (0..n).for_each(task);
+    } else {
+        (0..n).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// Below this many elements of plain reading and writing, waking another thread (some 15 us) costs more than it saves.
+pub const WORTH: usize = 1 << 16;
+
+/// Elements in one thread's bite of an elementwise kernel: in and out fit L2.
+pub const BITE: usize = 1 << 14;
+
+/// One output, written by several tasks in disjoint parts.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    start: *mut f32,
+    len: usize,
+    _borrow: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a mutable borrow of `f32`s, which may travel; access goes through unsafe methods.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// Borrows `all`.
+    pub fn new(all: &'a mut [f32]) -> Self {
+        Self { start: all.as_mut_ptr(), len: all.len(), _borrow: std::marker::PhantomData }
+    }
+
+    /// Elements `from .. from + len`.
+    ///
+    /// # Safety
+    /// While the slice lives, nobody else may touch these elements.
+    ///
+    /// # Panics
+    /// If they lie outside.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn part(self, from: usize, len: usize) -> &'a mut [f32] {
+        assert!(from <= self.len && len <= self.len - from, "part outside its buffer");
+        // SAFETY: within the borrow, as just checked, and nobody else's by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}
+
+/// A reusable working buffer of a thread; freshly taken memory costs a page fault every 1,024 elements.
+pub struct Scratch(std::cell::Cell<Vec<f32>>);
+
+impl Scratch {
+    /// An empty one, for a `thread_local!`.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(std::cell::Cell::new(Vec::new()))
+    }
+
+    /// Lends at least `len` elements of unspecified values, beginning at a cache line. Within `work` the same
+    /// thread may enter again (rayon may hand it another task while it waits): it then gets another buffer.
+    pub fn with<T>(&self, len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+        const LINE: usize = 64 / size_of::<f32>();
+        let mut all = self.0.take();
+        if all.len() < len + LINE {
+            all = vec![0.0; len + LINE];
+        }
+        let from = all.as_ptr().align_offset(64).min(LINE);
+        let out = work(&mut all[from..from + len]);
+        self.0.set(all);
+        out
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}

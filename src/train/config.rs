@@ -1,0 +1,194 @@
+//! `config.toml`: all that decides what a run comes to, written when it starts, read when it resumes.
+
+use super::run::Plan;
+use crate::data::augment::Augment;
+use crate::fsio::{self, IoError};
+use crate::model::{Config, Lora};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Tokens a step of the paper's.
+pub const PAPER_TOKENS_PER_STEP: usize = 524_288;
+/// The most rows of one micro-batch on a CPU: enough for full-speed matrix products, and no more than the caches like.
+const CPU_ROWS: usize = 4096;
+/// The most memory the activations of one micro-batch may take on a CPU.
+const CPU_ACTIVATION_BYTES: usize = 2 << 30;
+
+/// What a run is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// "tinyllm-train 0.1.0"
+    pub program: String,
+    /// Pre-training or fine-tuning.
+    pub task: Task,
+    /// The folder that `prepare` made.
+    pub data: PathBuf,
+    /// Where the weights came from, when fine-tuning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// "cpu"
+    pub device: String,
+    /// How the data is cut.
+    pub batch: Batch,
+    /// The model's sizes.
+    pub model: Config,
+    /// Its adapters, when fine-tuning with LoRA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+    /// How the run goes.
+    pub plan: Plan,
+}
+
+/// What is being trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Token shards.
+    Pretrain,
+    /// Instruction, input and response.
+    Finetune,
+}
+
+/// How a step's data is cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Tokens of a row.
+    pub ctx: usize,
+    /// Rows that go through the model together.
+    pub micro_batch: usize,
+    /// Micro-batches of a step.
+    pub accumulate: usize,
+    /// Fine-tuning: what a token of the prompt counts against one of the response.
+    #[serde(default)]
+    pub prompt_loss_weight: f64,
+    /// Pre-training: attention and positions keep to one document.
+    #[serde(default)]
+    pub within_documents: bool,
+    /// Activations are computed again on the way back instead of being kept.
+    #[serde(default)]
+    pub recompute: bool,
+    /// Fine-tuning on sensor windows: how readings are varied, anew each epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
+}
+
+impl Batch {
+    /// Rows of the largest micro-batch: `B T`.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.micro_batch * self.ctx
+    }
+
+    /// Tokens of a step.
+    #[must_use]
+    pub const fn tokens_per_step(&self) -> usize {
+        self.rows() * self.accumulate
+    }
+}
+
+/// The micro-batch that suits a CPU: rows enough to fill the matrix products, activations within memory.
+#[must_use]
+pub fn cpu_micro_batch(model: &Config, ctx: usize) -> usize {
+    // Floats a row of one block keeps: two norms, q k v, attention, mid, stream (8 C) and the MLP's two (2 F).
+    let row = 4 * model.n_layer * (8 * model.n_embd + 2 * model.ff());
+    (CPU_ROWS / ctx).min(CPU_ACTIVATION_BYTES / (row * ctx)).max(1)
+}
+
+/// Tokens a step for pre-training on `total` tokens: the paper's 524,288 where that leaves a thousand steps, else the
+/// power of two that does, but not under 4,096.
+#[must_use]
+pub fn tokens_per_step(total: u64) -> usize {
+    let fair = (total / 1000).max(1);
+    let power = 1usize << fair.ilog2();
+    power.clamp(4096, PAPER_TOKENS_PER_STEP)
+}
+
+/// A `config.toml` that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RunConfigError {
+    /// The file.
+    #[error("{0}")]
+    Io(#[from] IoError),
+    /// Its text.
+    #[error("{}: {message}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        message: String,
+    },
+}
+
+impl RunConfig {
+    /// Reads a run's `config.toml`.
+    pub fn read(run: &Path) -> Result<Self, RunConfigError> {
+        let path = run.join("config.toml");
+        toml::from_str(&fsio::read_text(&path)?).map_err(|e| RunConfigError::Text { path, message: e.to_string() })
+    }
+
+    /// Writes it.
+    pub fn write(&self, run: &Path) -> Result<(), RunConfigError> {
+        let path = run.join("config.toml");
+        Ok(fsio::write_bytes(&path, self.text().as_bytes())?)
+    }
+
+    /// What [`write`](Self::write) writes.
+    #[must_use]
+    pub fn text(&self) -> String {
+        toml::to_string(self).expect("a config is a table of plain values")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Adam, Schedule};
+    use super::*;
+    use crate::model::Target;
+
+    #[test]
+    fn a_config_comes_back_as_it_was_and_unknown_keys_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = RunConfig {
+            program: "tinyllm-train 0.1.0".into(),
+            task: Task::Finetune,
+            data: "data".into(),
+            base: Some("base".into()),
+            device: "cpu".into(),
+            batch: Batch {
+                ctx: 512,
+                micro_batch: 8,
+                accumulate: 2,
+                prompt_loss_weight: 0.3,
+                augment: true,
+                within_documents: false,
+                recompute: false,
+            },
+            model: Config { n_vocab: Some(300), ..Config::named("nano").unwrap() },
+            lora: Some(Lora { rank: 16, alpha: 32.0, dropout: 0.1, targets: Target::ALL.to_vec() }),
+            plan: Plan {
+                schedule: Schedule { peak: 4e-4, warmup: 30, steps: 300, end_fraction: 0.1 },
+                adam: Adam::default(),
+                seed: 7,
+                eval_every: 20,
+                save_every: 20,
+            },
+        };
+        config.write(dir.path()).unwrap();
+        assert_eq!(RunConfig::read(dir.path()).unwrap(), config);
+        let path = dir.path().join("config.toml");
+        let text = std::fs::read_to_string(&path).unwrap().replace("accumulate", "acumulate");
+        std::fs::write(&path, text).unwrap();
+        let error = RunConfig::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("acumulate") && error.contains("config.toml"), "{error}");
+    }
+
+    #[test]
+    fn batches_fit_the_machine_and_the_data() {
+        let model = |name| Config { n_vocab: Some(50_257), ..Config::named(name).unwrap() };
+        assert_eq!(cpu_micro_batch(&model("nano"), 512), 8);
+        assert_eq!(cpu_micro_batch(&model("124m"), 1024), 3);
+        assert_eq!((tokens_per_step(9_000_000_000), tokens_per_step(20_000_000), tokens_per_step(1)), (524_288, 16_384, 4096));
+    }
+}

@@ -1,0 +1,69 @@
+//! GPT-2's forward pass in `f64`, as plainly as it can be written: the twin a session is held to.
+
+use super::gguf_model::Weights;
+use tinyllm::model::Config;
+
+/// Log-probabilities (natural) of the next token at every position, `(T, V)`.
+pub fn log_probs(c: &Config, w: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let (e, d) = (c.n_embd, c.head_dim());
+    let get = |name: &str| -> Vec<f64> { w[name].1.iter().map(|&x| x.into()).collect() };
+    let (wte, wpe) = (get("token_embd.weight"), get("position_embd.weight"));
+    let mut x: Vec<Vec<f64>> =
+        tokens.iter().enumerate().map(|(p, &id)| (0..e).map(|i| wte[id as usize * e + i] + wpe[p * e + i]).collect()).collect();
+    for layer in 0..c.n_layer {
+        let p = |name: &str| get(&format!("blk.{layer}.{name}"));
+        let qkv: Vec<_> = x
+            .iter()
+            .map(|x| linear(&norm(x, &p("attn_norm.weight"), &p("attn_norm.bias")), &p("attn_qkv.weight"), &p("attn_qkv.bias")))
+            .collect();
+        let mut seen = vec![vec![0.0; e]; tokens.len()];
+        for t in 0..tokens.len() {
+            for h in 0..c.n_head {
+                let part = |t: usize, which: usize| &qkv[t][which * e + h * d..][..d];
+                let scores: Vec<f64> = (0..=t).map(|s| dot(part(t, 0), part(s, 1)) / (d as f64).sqrt()).collect();
+                for (s, weight) in log_softmax(&scores).iter().map(|x| x.exp()).enumerate() {
+                    for i in 0..d {
+                        seen[t][h * d + i] += weight * part(s, 2)[i];
+                    }
+                }
+            }
+        }
+        for (x, seen) in x.iter_mut().zip(&seen) {
+            add(x, &linear(seen, &p("attn_output.weight"), &p("attn_output.bias")));
+            let up = linear(&norm(x, &p("ffn_norm.weight"), &p("ffn_norm.bias")), &p("ffn_up.weight"), &p("ffn_up.bias"));
+            let up: Vec<f64> = up.iter().map(|&u| gelu(u)).collect();
+            add(x, &linear(&up, &p("ffn_down.weight"), &p("ffn_down.bias")));
+        }
+    }
+    let (nw, nb) = (get("output_norm.weight"), get("output_norm.bias"));
+    x.iter().map(|x| log_softmax(&linear(&norm(x, &nw, &nb), &wte, &vec![0.0; c.vocab()]))).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(x: &mut [f64], y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+fn linear(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    w.chunks(x.len()).zip(b).map(|(row, b)| dot(row, x) + b).collect()
+}
+
+fn norm(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
+    // The file holds the epsilon as f32.
+    x.iter().zip(w).zip(b).map(|((v, w), b)| (v - mean) / (variance + f64::from(1e-5f32)).sqrt() * w + b).collect()
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+}
+
+fn log_softmax(x: &[f64]) -> Vec<f64> {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_sum = x.iter().map(|v| (v - max).exp()).sum::<f64>().ln();
+    x.iter().map(|v| v - max - log_sum).collect()
+}

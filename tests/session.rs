@@ -1,0 +1,154 @@
+//! A session gives what GPT-2's formula gives, however its tokens come.
+
+#[path = "common/gguf_model.rs"]
+mod gguf_model;
+#[path = "common/gpt2_f64.rs"]
+mod gpt2_f64;
+
+use gguf_model::{Weights, tiny_model};
+use tinyllm::infer::{CacheType, Model, Session, SessionError, log_softmax, pool};
+use tinyllm::model::Config;
+use tinyllm::quant::GgmlType;
+
+/// A model in a file of its own; the folder lives as long as the model is used.
+struct Tiny {
+    _dir: tempfile::TempDir,
+    model: Model,
+    config: Config,
+    weights: Weights,
+}
+
+fn tiny(ty: GgmlType) -> Tiny {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let (config, weights) = tiny_model(&path, ty, 7);
+    Tiny { model: Model::open(&path).unwrap(), _dir: dir, config, weights }
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 97 + i * i * 13) % 261).collect()
+}
+
+fn log_probs(session: &mut Session) -> Vec<f32> {
+    let mut l = session.logits().to_vec();
+    log_softmax(&mut l);
+    l
+}
+
+/// Largest distance, and whether the likeliest token is the same.
+fn distance(got: &[f32], want: &[f64]) -> (f64, bool) {
+    let far = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+    let top = |x: &mut dyn Iterator<Item = f64>| x.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map(|m| m.0);
+    (far, top(&mut got.iter().map(|&g| g.into())) == top(&mut want.iter().copied()))
+}
+
+/// Against f64, f32 errs by some 2^-24 sqrt(terms) an operation over two blocks: 1e-5 in a log-probability of
+/// size 10 would be usual; the bar asked for is 1e-4.
+const TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn every_position_agrees_with_the_formula_in_f64() {
+    for ty in GgmlType::ALL {
+        let t = tiny(ty);
+        let tokens = tokens(90);
+        let want = gpt2_f64::log_probs(&t.config, &t.weights, &tokens);
+        let spread = want[5].iter().copied().fold(f64::NEG_INFINITY, f64::max) + (261f64).ln();
+        assert!(spread > 0.5, "the test model says something: {spread}");
+        let mut session = Session::new(&t.model);
+        let mut worst = 0.0f64;
+        for (i, &token) in tokens.iter().enumerate() {
+            session.feed(&[token]).unwrap();
+            let (far, same) = distance(&log_probs(&mut session), &want[i]);
+            assert!(far < TOLERANCE && same, "{}, position {i}: {far:e}", ty.name());
+            worst = worst.max(far);
+        }
+        println!("{}: {worst:.1e}", ty.name());
+    }
+}
+
+#[test]
+fn prompts_of_any_length_agree_with_single_tokens() {
+    for ty in [GgmlType::F32, GgmlType::Q8_0] {
+        let t = tiny(ty);
+        let tokens = tokens(96);
+        let want = gpt2_f64::log_probs(&t.config, &t.weights, &tokens);
+        for n in [1, 2, 3, 5, 16, 63, 64, 65, 96] {
+            let mut session = Session::new(&t.model);
+            session.feed(&tokens[..n]).unwrap();
+            let (far, same) = distance(&log_probs(&mut session), &want[n - 1]);
+            assert!(far < TOLERANCE && same, "{}, prompt of {n}: {far:e}", ty.name());
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let t = tiny(GgmlType::Q8_0);
+    let run = |threads| {
+        pool(threads).unwrap().install(|| {
+            let mut session = Session::new(&t.model);
+            session.feed(&tokens(70)).unwrap();
+            session.feed(&[3]).unwrap();
+            session.logits().to_vec()
+        })
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn a_cache_of_half_the_size_is_nearly_as_good() {
+    let t = tiny(GgmlType::F32);
+    let tokens = tokens(60);
+    let want = gpt2_f64::log_probs(&t.config, &t.weights, &tokens);
+    let mut session = Session::with(&t.model, 60, CacheType::F16);
+    session.feed(&tokens).unwrap();
+    let (far, _) = distance(&log_probs(&mut session), &want[59]);
+    // Keys and values of size 1 err by 2^-12 each; averaged over 60 positions and two blocks.
+    assert!(far < 5e-3, "{far:e}");
+}
+
+#[test]
+fn going_back_and_on_is_as_if_nothing_happened() {
+    let t = tiny(GgmlType::F32);
+    let tokens = tokens(40);
+    let mut straight = Session::new(&t.model);
+    straight.feed(&tokens).unwrap();
+    let mut other = Session::new(&t.model);
+    other.feed(&tokens[..20]).unwrap();
+    other.feed(&[1, 2, 3, 4, 5]).unwrap();
+    other.truncate(20);
+    other.feed(&tokens[20..]).unwrap();
+    let (a, b) = (straight.logits().to_vec(), other.logits().to_vec());
+    // Chunks are cut elsewhere, but every sum has the same order.
+    assert_eq!(a, b);
+    assert_eq!(other.feed_from(&tokens[..30]).unwrap(), 29, "all but the last is kept");
+    assert_eq!(other.tokens(), &tokens[..30]);
+}
+
+#[test]
+fn some_logits_are_those_of_all() {
+    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+        let t = tiny(ty);
+        let mut session = Session::new(&t.model);
+        session.feed(&tokens(9)).unwrap();
+        let all = session.logits().to_vec();
+        let ids = [260u32, 0, 17, 17, 99, 3, 4];
+        let mut some = [0.0; 7];
+        session.logits_of(&mut some, &ids);
+        assert_eq!(some.to_vec(), ids.iter().map(|&i| all[i as usize]).collect::<Vec<_>>(), "{}", ty.name());
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_and_nothing_is_lost() {
+    let t = tiny(GgmlType::F32);
+    let mut session = Session::new(&t.model);
+    session.feed(&tokens(90)).unwrap();
+    let before = session.logits().to_vec();
+    assert_eq!(session.feed(&tokens(7)), Err(SessionError::ContextFull { more: 7, held: 90, room: 96 }));
+    assert_eq!(session.feed(&[261]), Err(SessionError::NoToken { id: 261, vocab: 261 }));
+    assert_eq!(session.logits(), before);
+    session.feed(&tokens(6)).unwrap();
+    let full = session.feed(&[1]).unwrap_err().to_string();
+    assert!(full.contains("context is full") && full.contains("96 positions"), "{full}");
+}
