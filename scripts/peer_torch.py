@@ -10,7 +10,6 @@ usage: python scripts/peer_torch.py [--rounds 3] [--micro-batch 8] [--ctx 256] [
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -83,10 +82,9 @@ class Theirs:
 
 
 def ours(program, args):
-    command = [program, "bench", "--model", args.model, "--device", "cpu", "--json", "--steps", str(args.steps)]
+    command = [program, "--threads", str(args.threads), "bench", "--model", args.model, "--device", "cpu", "--json", "--steps", str(args.steps)]
     command += ["--micro-batch", str(args.micro_batch), "--ctx", str(args.ctx)]
-    environment = dict(os.environ, RAYON_NUM_THREADS=str(args.threads))
-    out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(out.splitlines()[-1])["tokens_per_s"]
 
 
@@ -108,9 +106,9 @@ def main():
     theirs.seconds()  # warm: allocator, kernels chosen
     rounds = []
     for i in range(args.rounds):
-        pair = tokens / theirs.seconds(), 0.0
+        torch_rate = tokens / theirs.seconds()
         time.sleep(1)  # its threads spin for a while after the last region
-        pair = pair[0], ours(program, args)
+        pair = torch_rate, ours(program, args)
         rounds.append(pair)
         print(f"round {i + 1}: torch {pair[0]:.0f} tokens/s, ours {pair[1]:.0f}, ratio {pair[1] / pair[0]:.2f}", file=sys.stderr)
     torch_median, our_median = (statistics.median(side) for side in zip(*rounds))

@@ -211,7 +211,7 @@ impl Codec {
             input: sensor.text(&window.values),
             output: if let WindowLabel::One(label) = window.label { self.labels[label as usize].clone() } else { String::new() },
             subject: series.subject.clone(),
-            series: series.id.clone(),
+            series: format!("{}{}", series.id, series.part),
             at: format!("{}:{}", series.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()), window.line),
             readings: Some(Readings { values: window.values, before: window.before, after: window.after }),
         }

@@ -40,7 +40,7 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub enum Task {
     /// To tell windows of readings apart.
-    Readings(Readings),
+    Readings(Box<Readings>),
     /// To answer as these examples do.
     Examples(Examples),
 }
@@ -133,7 +133,7 @@ pub enum SourceKind {
     /// The training windows of the task.
     TaskWindows,
     /// Windows of other readings.
-    Windows(Readings),
+    Windows(Box<Readings>),
 }
 
 const ENDINGS: &[&str] = &[".csv", ".csv.gz"];
@@ -173,7 +173,7 @@ impl Plan {
         }
         let task = match (&recipe.readings, &recipe.examples) {
             (Some(_), Some(_)) => return fault("there are [readings] and [examples]; a recipe makes one task, so take one of them"),
-            (Some(r), None) => Some(Task::Readings(Readings::check(r, base, true)?)),
+            (Some(r), None) => Some(Task::Readings(Box::new(Readings::check(r, base, true)?))),
             (None, Some(e)) => Some(Task::Examples(Examples::check(e, base)?)),
             (None, None) => None,
         };
@@ -205,7 +205,7 @@ fn readings_of(what: &str, readings: Option<usize>, seconds: Option<f64>, rate: 
         (None, Some(s)) => {
             let Some(rate) = rate else { return fault(format!("{what}_s needs a rate: give resample_hz or rate_hz, or {what} in rows")) };
             let n = (s * rate).round();
-            if n >= 1.0 && n < 1e9 {
+            if (1.0..1e9).contains(&n) {
                 Ok(Some(n as usize))
             } else {
                 fault(format!("{what}_s = {s} is {n} readings at {rate} Hz; it is at least 1"))
@@ -374,7 +374,7 @@ impl Pretrain {
         for sensor in &spec.sensor {
             let (name, kind) = match (&sensor.readings, task) {
                 (Some(other), _) => {
-                    let other = Readings::check(other, base, false)?;
+                    let other = Box::new(Readings::check(other, base, false)?);
                     if let Some(Task::Readings(own)) = task
                         && let Some(both) = other.files.iter().find(|f| own.files.iter().any(|o| same_file(o, f)))
                     {

@@ -215,6 +215,7 @@ mod tests {
             out.series.push(Series {
                 path: "a.csv".into(),
                 id: i.to_string(),
+                part: String::new(),
                 subject: (i % 4).to_string(),
                 channels: vec![vec![0.0; n]],
                 labels: vec![(i % 3) as u32; n],
