@@ -45,7 +45,9 @@ fn nearest_neighbour(train: &[Example], answers: &[usize], test: &[Example]) -> 
         let mean = values.iter().sum::<f64>() / n;
         let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt().max(1e-12);
         for x in known.iter_mut().chain(&mut asked) {
-            x[from..from + step].iter_mut().for_each(|v| *v = if v.is_finite() { ((f64::from(*v) - mean) / deviation) as f32 } else { 0.0 });
+            x[from..from + step]
+                .iter_mut()
+                .for_each(|v| *v = if v.is_finite() { ((f64::from(*v) - mean) / deviation) as f32 } else { 0.0 });
         }
     }
     let nearest = |x: &Vec<f32>| {

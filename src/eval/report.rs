@@ -56,7 +56,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(10);
         writeln!(f, "{} examples", self.n)?;
-        writeln!(f, "accuracy {:.1} %   macro-F1 {:.3}   mean log-probability of the right label {:.3}", 100.0 * self.accuracy, self.macro_f1, self.mean_log_prob)?;
+        writeln!(
+            f,
+            "accuracy {:.1} %   macro-F1 {:.3}   mean log-probability of the right label {:.3}",
+            100.0 * self.accuracy,
+            self.macro_f1,
+            self.mean_log_prob
+        )?;
         writeln!(f, "right label within the first 4 generated tokens: {:.1} %", 100.0 * self.in_first_4_tokens)?;
         writeln!(f, "\n{:width$}  answered", "true")?;
         write!(f, "{:width$} ", "")?;
@@ -76,7 +82,13 @@ impl fmt::Display for Report {
                 std::cmp::Ordering::Equal => "the model is level with it",
                 std::cmp::Ordering::Less => "THE MODEL IS BEHIND IT",
             };
-            writeln!(f, "baseline {:<20} {:5.1} %   {verdict} by {:.1} points", name.replace('_', " "), 100.0 * accuracy, 100.0 * (self.accuracy - accuracy).abs())?;
+            writeln!(
+                f,
+                "baseline {:<20} {:5.1} %   {verdict} by {:.1} points",
+                name.replace('_', " "),
+                100.0 * accuracy,
+                100.0 * (self.accuracy - accuracy).abs()
+            )?;
         }
         Ok(())
     }

@@ -68,7 +68,13 @@ fn fill(batch: &mut HostBatch) {
 
 /// The natural log-probability of every label after each prompt, by the definition of [`Trie::log_probs`]. `ctx` is the
 /// model's context, `rows` the room of the learner's batches.
-pub fn label_log_probs<B: Backend>(learner: &mut Learner<B>, trie: &Trie, prompts: &[Vec<u32>], ctx: usize, rows: usize) -> Result<Vec<Vec<f64>>, BackendError> {
+pub fn label_log_probs<B: Backend>(
+    learner: &mut Learner<B>,
+    trie: &Trie,
+    prompts: &[Vec<u32>],
+    ctx: usize,
+    rows: usize,
+) -> Result<Vec<Vec<f64>>, BackendError> {
     let nodes: Vec<&Node> = trie.branches().map(|(_, node)| node).collect();
     let texts: Vec<Vec<u32>> = prompts.iter().flat_map(|p| nodes.iter().map(|node| [&p[..], &node.prefix].concat())).collect();
     let logits = Asker { learner, ctx, rows }.after(&texts)?;
@@ -85,7 +91,14 @@ pub fn label_log_probs<B: Backend>(learner: &mut Learner<B>, trie: &Trie, prompt
 
 /// The `n` likeliest tokens one after another after each prompt, cut at the end token: the paper looks for the label
 /// among the first four.
-pub fn continue_greedily<B: Backend>(learner: &mut Learner<B>, prompts: &[Vec<u32>], n: usize, end: u32, ctx: usize, rows: usize) -> Result<Vec<Vec<u32>>, BackendError> {
+pub fn continue_greedily<B: Backend>(
+    learner: &mut Learner<B>,
+    prompts: &[Vec<u32>],
+    n: usize,
+    end: u32,
+    ctx: usize,
+    rows: usize,
+) -> Result<Vec<Vec<u32>>, BackendError> {
     let mut texts = prompts.to_vec();
     let mut going: Vec<usize> = (0..texts.len()).collect();
     for _ in 0..n {

@@ -3,6 +3,8 @@
 mod args;
 mod bench;
 mod device;
+mod eval;
+mod export;
 mod finetune;
 mod launch;
 mod prepare;
