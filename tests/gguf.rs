@@ -234,3 +234,21 @@ fn arrays_may_be_empty_and_end_tokens_unnamed() {
     let missing = file.unsigned("c").unwrap_err();
     assert!(missing.to_string().contains("no key 'c'"));
 }
+
+/// Random models with GPT-2's whole vocabulary for `scripts/check_llama_cpp.py`, where no trained one is at hand:
+/// `TINYLLM_GGUF_OUT=/tmp/models cargo test --release --test gguf models_for_llama_cpp -- --ignored`
+#[test]
+#[ignore = "writes files for a script"]
+fn models_for_llama_cpp() {
+    let folder = std::env::var("TINYLLM_GGUF_OUT").expect("TINYLLM_GGUF_OUT names a folder");
+    let tokenizer = tinyllm::data::Tokenizer::gpt2();
+    let config = tinyllm::model::Config { n_embd: 128, n_head: 2, n_layer: 4, n_ff: None, n_ctx: 512, n_vocab: Some(tokenizer.n_vocab()) };
+    let weights = random_weights(&config, 1);
+    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+        let mut w = Writer::new();
+        let (tokens, merges) = (tokenizer.gguf_tokens(), tokenizer.gguf_merges());
+        gguf_model::metadata(&mut w, &config, &tokens, &merges, tokenizer.end_token(), gguf_model::file_type(ty));
+        gguf_model::tensors(&mut w, &config, &weights, ty);
+        w.write(format!("{folder}/m-{}.gguf", ty.name().to_lowercase()).as_ref()).unwrap();
+    }
+}

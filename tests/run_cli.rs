@@ -151,6 +151,11 @@ fn logits_are_the_librarys() {
     assert!(top[0]["logprob"].as_f64() >= top[1]["logprob"].as_f64());
     assert_eq!(json(&ok(&["logits", text(&plain), "--json"]).0)["tokens"], serde_json::json!([260]), "an empty prompt is the end token");
     assert_eq!(ok(&["logits", text(&plain), "-p", "x", "--top", "5"]).0.lines().count(), 5);
+    let ids = tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let every = json(&ok(&["logits", text(&plain), "--tokens", &ids, "--every", "--top", "3", "--json"]).0);
+    assert_eq!(every["top"], got["top"]);
+    assert_eq!(every["every"].as_array().unwrap().len(), tokens.len());
+    refused(&["logits", text(&plain), "--tokens", "1,999"], 1, "999 is no token");
 }
 
 #[test]
@@ -168,8 +173,9 @@ fn generation_is_greedy_at_0_and_repeats_by_seed() {
     };
     assert_eq!(draw("1", "1"), draw("1", "2"));
     assert_ne!(draw("1", "1"), draw("2", "1"));
-    refused(&["generate", text(&plain), "--temp", "-1"], 2, "-1");
-    refused(&["generate", text(&plain), "--top-p", "0"], 1, "--top-p 0");
+    refused(&["generate", text(&plain), "--temp", "-1"], 2, "from 0 up");
+    refused(&["generate", text(&plain), "--top-p", "0"], 2, "above 0 and up to 1");
+    refused(&["generate", text(&plain), "--repeat-penalty", "nan"], 2, "above 0");
 }
 
 #[test]

@@ -106,7 +106,7 @@ mod tests {
         assert!(error.contains("b.jsonl:1: there is no text field 'body'; the fields are: id, text"), "{error}");
         let bad = write("c.jsonl", "{\"text\":\"new\"}\n{\"text\":");
         assert!(read(&[bad], "text", None, &mut seen).unwrap_err().to_string().contains("c.jsonl:2: no JSON"));
-        assert!(read(&files[..1], "text", None, &mut seen).unwrap_err().to_string().contains("no text"));
+        assert!(read(&files[..1], "text", Some("--"), &mut seen).unwrap_err().to_string().contains("no text"));
         assert_eq!(hash(&write("e", "abc")).unwrap(), ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into(), 3));
     }
 }

@@ -127,7 +127,7 @@ mod tests {
             let (a, b) = (Lengths(a, 0), Lengths(b, 1000));
             let sources: [(&str, f64, &dyn Pool); 2] = [("a", weight, &a), ("b", 1.0 - weight, &b)];
             let mut all = vec![];
-            let drawn = draw(&sources, 20_000, true, seed, 7777, |d, _| Ok::<_, Infallible>(all.extend_from_slice(d))).unwrap();
+            let drawn = draw(&sources, 20_000, true, seed, 7777, |d, _| { all.extend_from_slice(d); Ok::<_, Infallible>(()) }).unwrap();
             let total: u64 = drawn.iter().map(|d| d.tokens).sum();
             prop_assert_eq!(total as usize, all.len());
             let longest = drawn.iter().map(|d| d.longest).max().unwrap();
@@ -137,7 +137,7 @@ mod tests {
             }
             prop_assert_eq!(all[0], 7777);
             let mut again = vec![];
-            draw(&sources, 20_000, true, seed, 7777, |d, _| Ok::<_, Infallible>(again.extend_from_slice(d))).unwrap();
+            draw(&sources, 20_000, true, seed, 7777, |d, _| { again.extend_from_slice(d); Ok::<_, Infallible>(()) }).unwrap();
             prop_assert_eq!(all, again);
         }
 
@@ -154,7 +154,11 @@ mod tests {
     fn documents_come_once_before_any_comes_again() {
         let a = Lengths(vec![3; 10], 0);
         let mut firsts = vec![];
-        draw(&[("a", 1.0, &a)], 80, true, 1, 99, |d, _| Ok::<_, Infallible>(firsts.push(d[1]))).unwrap();
+        draw(&[("a", 1.0, &a)], 80, true, 1, 99, |d, _| {
+            firsts.push(d[1]);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
         let mut first_epoch = firsts[..10].to_vec();
         assert_ne!(firsts[..10], firsts[10..20]);
         first_epoch.sort_unstable();

@@ -266,7 +266,7 @@ mod tests {
         // The last token of a prompt is the first row that counts, and each target is the document's next token.
         for (&row, &target) in batch.rows.iter().zip(&batch.targets) {
             let next = row as usize + 1;
-            let same = next % 64 != 0 && batch.starts[next] == batch.starts[row as usize];
+            let same = !next.is_multiple_of(64) && batch.starts[next] == batch.starts[row as usize];
             assert!(target == tokenizer.end_token() || same && batch.tokens[next] == target);
         }
         assert!(n < 40 && batch.tokens.len() == n * 64);

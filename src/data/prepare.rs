@@ -295,6 +295,6 @@ fn write_readings(task: &TaskData, dir: &Path) -> Result<(), DataError> {
     std::fs::create_dir_all(&sub).at(&sub, "create")?;
     let path = sub.join("test.csv");
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path).at(&path, "create")?);
-    sensor.columns.write(&mut file, task.test.iter(), &task.raw_labels).at(&path, "write")?;
+    sensor.columns.write(&mut file, &task.test, &task.raw_labels).at(&path, "write")?;
     Ok(())
 }

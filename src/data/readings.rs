@@ -42,6 +42,9 @@ pub enum TimeUnit {
     Iso,
 }
 
+/// The column that keeps the parts of a recording apart in files of our own: a test split may hold several of one.
+const PART: &str = "tinyllm.part";
+
 /// The label of a row that has none.
 pub const UNLABELLED: u32 = u32::MAX;
 
@@ -52,6 +55,8 @@ pub struct Series {
     pub path: PathBuf,
     /// What the series column says, or the file's name.
     pub id: String,
+    /// Which part of that recording this is; empty if it is all of it.
+    pub part: String,
     /// What the subject column says, or nothing.
     pub subject: String,
     /// Readings, a `Vec` a channel; a missing one is NaN.
@@ -83,7 +88,8 @@ impl Series {
         let whole = rows == (0..self.len());
         Self {
             path: self.path.clone(),
-            id: if whole { self.id.clone() } else { format!("{}@{}", self.id, rows.start) },
+            id: self.id.clone(),
+            part: if whole { self.part.clone() } else { format!("{}@{}", self.part, rows.start) },
             subject: self.subject.clone(),
             channels: self.channels.iter().map(|c| c[rows.clone()].to_vec()).collect(),
             labels: self.labels[rows.clone()].to_vec(),
@@ -101,7 +107,7 @@ pub struct Recordings {
     /// The labels as they stand in the files, each with the place where it was first seen.
     pub labels: Vec<(String, PathBuf, u64)>,
     /// Which series a (file, subject, series) is.
-    index: HashMap<(String, String), usize>,
+    index: HashMap<[String; 3], usize>,
     label_index: HashMap<String, u32>,
 }
 
@@ -119,6 +125,7 @@ impl Columns {
         let (label, subject, series) = (optional(&self.label)?, optional(&self.subject)?, optional(&self.series)?);
         let time = self.time.as_ref().map(|name| table.column(name)).transpose()?;
         let channels = self.channels.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
+        let part = table.find(PART);
         let path = table.path().to_owned();
         let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         into.index.clear();
@@ -126,12 +133,14 @@ impl Columns {
             let line = table.line();
             let subject = subject.map_or("", |c| table.text(c).trim());
             let id = series.map_or(name.as_str(), |c| table.text(c).trim());
-            let key = (subject.to_owned(), id.to_owned());
+            let part = part.map_or("", |c| table.text(c));
+            let key = [subject, id, part].map(str::to_owned);
             let at = *into.index.entry(key).or_insert_with_key(|key| {
                 into.series.push(Series {
                     path: path.clone(),
-                    id: key.1.clone(),
-                    subject: key.0.clone(),
+                    subject: key[0].clone(),
+                    id: key[1].clone(),
+                    part: key[2].clone(),
                     channels: vec![vec![]; channels.len()],
                     labels: vec![],
                     times: vec![],
@@ -182,26 +191,29 @@ impl Columns {
     }
 
     /// Writes recordings as CSV in these columns, so that [`read`](Self::read) gives the same rows again.
-    pub fn write<'a>(
-        &self,
-        out: &mut dyn std::io::Write,
-        series: impl Iterator<Item = &'a Series>,
-        labels: &[(String, PathBuf, u64)],
-    ) -> std::io::Result<()> {
+    pub fn write(&self, out: &mut dyn std::io::Write, series: &[Series], labels: &[(String, PathBuf, u64)]) -> std::io::Result<()> {
+        type Cell<'a> = Box<dyn Fn(&Series, usize) -> String + 'a>;
+        let part = series.iter().any(|s| !s.part.is_empty()).then_some(PART);
+        let label = |s: &Series, i: usize| labels.get(s.labels[i] as usize).map_or_else(String::new, |l| l.0.clone());
+        let mut columns: Vec<(Option<&str>, Cell<'_>)> = vec![
+            (self.series.as_deref(), Box::new(|s, _| s.id.clone())),
+            (part, Box::new(|s, _| s.part.clone())),
+            (self.subject.as_deref(), Box::new(|s, _| s.subject.clone())),
+            (self.label.as_deref(), Box::new(label)),
+            (self.time.as_deref(), Box::new(|s, i| self.time_unit.text(s.times[i]))),
+        ];
+        for (k, name) in self.channels.iter().enumerate() {
+            let text = |v: f32| if v.is_nan() { String::new() } else { v.to_string() };
+            columns.push((Some(name), Box::new(move |s, i| text(s.channels[k][i]))));
+        }
+        // One column may tell more than one thing: the label may be the subject.
+        let mut seen = std::collections::HashSet::new();
+        columns.retain(|c| c.0.is_some_and(|name| seen.insert(name)));
         let mut csv = csv::Writer::from_writer(out);
-        let id = self.series.as_deref().unwrap_or("series");
-        let head = [Some(id), self.subject.as_deref(), self.label.as_deref(), self.time.as_deref()];
-        csv.write_record(head.iter().flatten().copied().chain(self.channels.iter().map(String::as_str)))?;
-        let mut row: Vec<String> = vec![];
+        csv.write_record(columns.iter().filter_map(|c| c.0))?;
         for s in series {
             for i in 0..s.len() {
-                row.clear();
-                row.push(s.id.clone());
-                row.extend(self.subject.is_some().then(|| s.subject.clone()));
-                row.extend(self.label.is_some().then(|| labels.get(s.labels[i] as usize).map_or_else(String::new, |l| l.0.clone())));
-                row.extend(self.time.is_some().then(|| self.time_unit.text(s.times[i])));
-                row.extend(s.channels.iter().map(|c| if c[i].is_nan() { String::new() } else { c[i].to_string() }));
-                csv.write_record(&row)?;
+                csv.write_record(columns.iter().map(|c| c.1(s, i)))?;
             }
         }
         csv.flush()
@@ -228,7 +240,13 @@ impl TimeUnit {
     }
 
     fn text(self, seconds: f64) -> String {
-        if self == Self::Iso { iso_text(seconds) } else { (seconds * self.per_second()).to_string() }
+        if self == Self::Iso {
+            return iso_text(seconds);
+        }
+        // The number that is read back as these very seconds: a whole one, or a neighbour of the product.
+        let product = seconds * self.per_second();
+        let choices = [product.round(), product, product.next_down(), product.next_up()];
+        choices.into_iter().find(|c| c / self.per_second() == seconds).unwrap_or(product).to_string()
     }
 }
 
@@ -330,7 +348,7 @@ mod tests {
         assert_eq!(first.lines, [2, 4, 5]);
         assert_eq!(first.times, [0.0, 0.02, 0.04]);
         let mut out = vec![];
-        columns(TimeUnit::Ms).write(&mut out, got.series.iter(), &got.labels).unwrap();
+        columns(TimeUnit::Ms).write(&mut out, &got.series, &got.labels).unwrap();
         let again = read(std::str::from_utf8(&out).unwrap(), TimeUnit::Ms).unwrap();
         assert_eq!(again.series[0].channels[0][2], -1.08361);
         assert!(again.series[0].channels[0][1].is_nan());
@@ -342,6 +360,19 @@ mod tests {
     fn time_goes_forward() {
         let error = read("s,who,l,t,x\n1,a,up,5,0.1\n1,a,up,5,7\n", TimeUnit::S).err().unwrap().to_string();
         assert!(error.starts_with("a.csv:3: column 't'") && error.contains("sort the rows"), "{error}");
+    }
+
+    #[test]
+    fn written_times_are_read_back_the_same() {
+        for unit in [TimeUnit::S, TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns] {
+            for i in 0..1000 {
+                let value = 1_498_120_112_345.0 + f64::from(i) * 9.97;
+                let seconds = value / unit.per_second();
+                let again: f64 = unit.text(seconds).parse().unwrap();
+                assert_eq!(again / unit.per_second(), seconds, "{unit:?} {value}");
+            }
+        }
+        assert_eq!(TimeUnit::Ms.text(1_498_120_112_345.0 / 1e3), "1498120112345");
     }
 
     #[test]

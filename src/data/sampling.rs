@@ -184,6 +184,7 @@ mod tests {
         Series {
             path: "a.csv".into(),
             id: "1".into(),
+            part: String::new(),
             subject: String::new(),
             channels: vec![(0..n).map(|i| i as f32).collect()],
             labels: labels.to_vec(),

@@ -1,6 +1,6 @@
 //! The examples of a recipe: split first, then cut, scaled and written as text.
 
-use super::codec::{Channel, Codec, Scale, SensorCodec, robust_range};
+use super::codec::{Codec, SensorCodec};
 use super::error::DataError;
 use super::example::Example;
 use super::manifest::{SplitFacts, TaskFacts};
@@ -8,6 +8,7 @@ use super::plan::{self, Plan, Task};
 use super::readings::{Recordings, Series};
 use super::recipe::{ScaleName, ScaleSpec};
 use super::sampling::{Part, WindowLabel};
+use super::scale::{Channel, Scale, robust_range};
 use super::split::{Piece, Split};
 use super::tokenizer::Tokenizer;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -24,7 +25,7 @@ pub struct TaskData {
     pub test: Vec<Series>,
     /// The labels of the recordings.
     pub raw_labels: Vec<(String, std::path::PathBuf, u64)>,
-    /// What was counted on the way; token counts are added by [`measure`].
+    /// What was counted on the way; token counts are added by [`TaskData::measure`].
     pub facts: TaskFacts,
 }
 
@@ -95,12 +96,15 @@ pub fn fit(r: &plan::Readings, instruction: Option<&str>, recordings: &Recording
         };
         channels.push(Channel { name: c.name.clone(), sensor: c.sensor.clone(), unit: c.unit.clone(), scale, log: c.log });
     }
-    let mut columns = r.columns.clone();
-    // Test readings are written with a series column, and a file of a user's may have one.
-    columns.series.get_or_insert_with(|| "series".into());
     let instruction = instruction.map_or_else(|| default_instruction(r), str::to_owned).replace("{labels}", &list(&labels));
-    let sensor =
-        SensorCodec { name: r.name.clone(), columns, label_names: names, sampling: r.sampling.clone(), channels, levels: r.levels };
+    let sensor = SensorCodec {
+        name: r.name.clone(),
+        columns: r.columns.clone(),
+        label_names: names,
+        sampling: r.sampling.clone(),
+        channels,
+        levels: r.levels,
+    };
     Ok(Codec::new(instruction, labels, Some(sensor)))
 }
 
@@ -174,20 +178,16 @@ fn of_readings(plan: &Plan, r: &plan::Readings) -> Result<TaskData, DataError> {
     Ok(data)
 }
 
-/// Gives recordings of one name in several files names of their own.
+/// Keeps recordings of one name in several files apart.
 fn name_apart(series: &mut [Series]) {
-    let mut seen: HashSet<(String, String)> = HashSet::new();
+    let mut seen = HashSet::new();
     for s in series {
-        if !seen.insert((s.subject.clone(), s.id.clone())) {
-            let file = s.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            let base = format!("{file}:{}", s.id);
-            let mut id = base.clone();
-            let mut n = 2;
-            while !seen.insert((s.subject.clone(), id.clone())) {
-                id = format!("{base}:{n}");
-                n += 1;
-            }
-            s.id = id;
+        let file = s.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let base = s.part.clone();
+        let mut n = 1;
+        while !seen.insert([s.subject.clone(), s.id.clone(), s.part.clone()]) {
+            s.part = format!("{base}@{file}{}", if n == 1 { String::new() } else { format!(":{n}") });
+            n += 1;
         }
     }
 }

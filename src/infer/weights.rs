@@ -1,10 +1,11 @@
 //! A GPT-2 from a GGUF file: sizes, tokenizer, matrices where they lie in the file.
 
-use super::kernels;
+use super::kernels::{After, DecodeQ8_0, Multiply, ROWS};
 use crate::data::tokenizer::{Tokenizer, TokenizerError};
 use crate::gguf::{Gguf, GgufError, TensorInfo, View};
 use crate::model::{Config, ConfigError};
 use crate::quant::GgmlType;
+use crate::simd::Isa;
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,11 +45,9 @@ pub struct Packed {
 }
 
 /// Weights of a row that are decoded together, a multiple of every format's block: four such pieces stay in L1.
-const PIECE: usize = 512;
-/// Rows whose products with one input are taken together.
-const ROWS: usize = 4;
+const PIECE: usize = 256;
 /// Rows that a thread takes at a time.
-const SHARE: usize = 16;
+const SHARE: usize = 32;
 /// Fewest multiplications worth a thread's while: some 20 microseconds.
 const GRAIN: usize = 1 << 17;
 
@@ -95,23 +94,28 @@ impl Packed {
     /// `y += w[ids] x`: products of the rows `ids`, up to [`ROWS`] of them, with `n` inputs.
     ///
     /// `y (ids, n)`, `x (n, cols)`; `room` is for decoded weights.
-    fn products(&self, y: &mut [f32], ids: &[usize], x: &[f32], n: usize, room: &mut Room) {
+    fn products(&self, isa: Isa, y: &mut [f32], ids: &[usize], x: &[f32], n: usize, room: &mut Room) {
+        let (rows, step) = (ids.len(), self.cols);
         if let Some(all) = self.plain() {
-            let row = |k: usize| ids.get(k).map_or(&[][..], |id| &all[id * self.cols..][..self.cols]);
-            return multiply(y, std::array::from_fn(row), ids.len(), x, self.cols, n);
+            let w = std::array::from_fn(|k| ids.get(k).map_or(&[][..], |id| &all[id * self.cols..][..self.cols]));
+            return isa.run(Multiply { y, w, rows, x, step, n });
         }
         for from in (0..self.cols).step_by(PIECE) {
             let len = PIECE.min(self.cols - from);
             for (room, &i) in room.iter_mut().zip(ids) {
-                self.ty.dequantize_row(&mut room[..len], &self.bytes(i)[self.ty.row_bytes(from)..]);
+                let bytes = &self.bytes(i)[self.ty.row_bytes(from)..][..self.ty.row_bytes(len)];
+                match self.ty {
+                    GgmlType::Q8_0 => isa.run(DecodeQ8_0 { out: &mut room[..len], blocks: bytemuck::cast_slice(bytes) }),
+                    ty => ty.dequantize_row(&mut room[..len], bytes),
+                }
             }
-            multiply(y, std::array::from_fn(|k| &room[k][..len]), ids.len(), &x[from..], self.cols, n);
+            isa.run(Multiply { y, w: std::array::from_fn(|k| &room[k][..len]), rows, x: &x[from..], step, n });
         }
     }
 
     /// `y (rows, n) = w x^T + b`, then `after` over it: one output's `n` values lie together, so that threads can
     /// share the work by rows. `x (n, cols)`, `b (rows)`. With `n = 1` this is decoding's matrix times vector.
-    pub(super) fn matmul(&self, y: &mut [f32], x: &[f32], b: Option<&[f32]>, n: usize, after: fn(&mut [f32])) {
+    pub(super) fn matmul(&self, isa: Isa, y: &mut [f32], x: &[f32], b: Option<&[f32]>, n: usize, after: After) {
         let y = &mut y[..self.rows * n];
         let work = |(i, y): (usize, &mut [f32])| {
             let mut room = [[0.0; PIECE]; ROWS];
@@ -121,9 +125,9 @@ impl Packed {
                 for (y, &id) in y.chunks_mut(n).zip(&ids) {
                     y.fill(b.map_or(0.0, |b| b[id]));
                 }
-                self.products(y, &ids[..y.len() / n], x, n, &mut room);
+                self.products(isa, y, &ids[..y.len() / n], x, n, &mut room);
             }
-            after(y);
+            after.apply(isa, y);
         };
         if rayon::current_num_threads() == 1 {
             y.chunks_mut(SHARE * n).enumerate().for_each(work);
@@ -137,36 +141,18 @@ impl Packed {
     ///
     /// # Panics
     /// If there is no such row, or `y` is shorter than `ids`.
-    pub fn matvec(&self, y: &mut [f32], ids: &[u32], x: &[f32]) {
+    pub fn matvec(&self, isa: Isa, y: &mut [f32], ids: &[u32], x: &[f32]) {
         let mut room = [[0.0; PIECE]; ROWS];
         for (y, ids) in y[..ids.len()].chunks_mut(ROWS).zip(ids.chunks(ROWS)) {
             y.fill(0.0);
             let few: [usize; ROWS] = std::array::from_fn(|k| ids.get(k).map_or(0, |&id| id as usize));
-            self.products(y, &few[..ids.len()], x, 1, &mut room);
+            self.products(isa, y, &few[..ids.len()], x, 1, &mut room);
         }
     }
 }
 
 /// Decoded pieces of [`ROWS`] rows.
 type Room = [[f32; PIECE]; ROWS];
-
-/// `y[k n + r] += w[k] . x[r step..]` for the first `rows` of `w` and all `n` inputs.
-fn multiply(y: &mut [f32], w: [&[f32]; ROWS], rows: usize, x: &[f32], step: usize, n: usize) {
-    let len = w[0].len();
-    if rows == ROWS {
-        for r in 0..n {
-            for (k, v) in kernels::dots(w, &x[r * step..][..len]).into_iter().enumerate() {
-                y[k * n + r] += v;
-            }
-        }
-    } else {
-        for (k, w) in w[..rows].iter().enumerate() {
-            for r in 0..n {
-                y[k * n + r] += kernels::dot(w, &x[r * step..][..len]);
-            }
-        }
-    }
-}
 
 /// A LayerNorm's weight and bias, `(C)` each.
 pub struct Norm {
@@ -220,6 +206,8 @@ pub struct Model {
     pub output: Option<Packed>,
     /// The file, with its metadata.
     pub file: Arc<Gguf>,
+    /// The instruction set to run with; the machine's best, unless it is set to another.
+    pub isa: Isa,
 }
 
 impl Model {
@@ -256,6 +244,7 @@ impl Model {
             config,
             tokenizer,
             file: file.clone(),
+            isa: Isa::detect(),
         })
     }
 

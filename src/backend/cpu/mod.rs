@@ -10,8 +10,7 @@ use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets};
 use crate::rng;
 use crate::simd::elements::{Axpy, Copied, Gelu, GeluBackward};
 use crate::simd::gemm::{Finish, Mat, Start, gemm};
-use crate::simd::{Isa, IsaError, adamw, attention, elements, norm};
-use rayon::prelude::*;
+use crate::simd::{Isa, IsaError, adamw, attention, dropout, elements, norm};
 
 pub use classify::Head;
 
@@ -141,19 +140,7 @@ impl Backend for Cpu {
         elements::each(self.isa, GeluBackward, &mut d[..n], &x[..n]);
     }
     fn dropout(&self, y: &mut Vec<f32>, x: &Vec<f32>, p: f32, site: u64, ctl: &Control, n: usize) {
-        let key = rng::key(ctl.dropout_key, &[site]);
-        let least = (f64::from(p) * 4_294_967_296.0) as u32;
-        let scale = (1.0 / (1.0 - f64::from(p))) as f32;
-        // A bite is a whole number of the generator's blocks of four words.
-        const BITE: usize = 1 << 12;
-        y[..n].par_chunks_mut(BITE).zip(x[..n].par_chunks(BITE)).enumerate().for_each(|(bite, (y, x))| {
-            for (four, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {
-                let words = rng::block(key, (bite * (BITE / 4) + four) as u64);
-                for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
-                    *y = if word >= least { x * scale } else { 0.0 };
-                }
-            }
-        });
+        dropout::dropout(self.isa, &mut y[..n], &x[..n], p, rng::key(ctl.dropout_key, &[site]));
     }
 
     fn embed(&self, x: &mut Vec<f32>, tokens: &Vec<u32>, positions: &Vec<u32>, wte: &Vec<f32>, wpe: &Vec<f32>, n: usize, c: usize) {

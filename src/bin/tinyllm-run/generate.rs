@@ -1,7 +1,7 @@
 //! `tinyllm-run generate`: a prompt in, its continuation out.
 
 use super::common::ModelArgs;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::io::{self, Write};
 use std::time::Instant;
 use tinyllm::data::tokenizer::StreamDecoder;
@@ -25,34 +25,39 @@ pub struct Args {
     #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 64)]
     n: usize,
     /// Temperature: 0 always takes the likeliest token, higher is more varied
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true, value_parser = temperature)]
     temp: f32,
     /// Choose among the K likeliest tokens; 0: all
     #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
     top_k: usize,
     /// Choose among the likeliest tokens that together have probability P; 1: all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true, value_parser = share)]
     top_p: f32,
     /// Make tokens less likely that are among the last 64, the prompt's included; 1: no penalty
-    #[arg(long, value_name = "R", default_value_t = Sampling::default().repeat_penalty)]
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repeat_penalty, allow_negative_numbers = true, value_parser = penalty)]
     repeat_penalty: f32,
     /// The same seed gives the same text
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
 }
 
-impl Args {
-    fn sampling(&self) -> Result<Sampling> {
-        ensure!(self.temp.is_finite() && self.temp >= 0.0, "--temp {} must be 0 or more", self.temp);
-        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "--top-p {} must lie above 0 and up to 1", self.top_p);
-        ensure!(self.repeat_penalty.is_finite() && self.repeat_penalty > 0.0, "--repeat-penalty {} must be above 0", self.repeat_penalty);
-        Ok(Sampling { temperature: self.temp, top_k: self.top_k, top_p: self.top_p, repeat_penalty: self.repeat_penalty, seed: self.seed })
-    }
+fn number(text: &str, good: impl Fn(f32) -> bool, want: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|&x: &f32| x.is_finite() && good(x)).ok_or_else(|| format!("a number {want} is needed"))
+}
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |t| t >= 0.0, "from 0 up")
+}
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |p| p > 0.0 && p <= 1.0, "above 0 and up to 1")
+}
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, |r| r > 0.0, "above 0")
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
-    let sampling = args.sampling()?;
+    let sampling =
+        Sampling { temperature: args.temp, top_k: args.top_k, top_p: args.top_p, repeat_penalty: args.repeat_penalty, seed: args.seed };
     let model = args.model.open()?;
     args.model.on_threads(|| {
         let mut session = args.model.session(&model);

@@ -7,6 +7,7 @@ mod finetune;
 mod launch;
 mod prepare;
 mod pretrain;
+mod ranges;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -53,12 +53,22 @@ impl Op for PackTask<'_> {
             // Term by term over all slivers: a term's lines lie side by side in the source.
             for t in 0..terms {
                 let src = &src[t * mat.col..][..all];
-                for (sliver, src) in src.chunks(width).enumerate() {
-                    let to = &mut to[sliver * kc * width + t * width..][..width];
-                    let lines = src.len();
-                    for j in (0..width).step_by(S::LANES) {
-                        let v = s.load_head(&src[j.min(lines)..lines.min(j + S::LANES)]);
-                        s.store_head(v, &mut to[j..width.min(j + S::LANES)]);
+                for (sliver, line) in (0..all).step_by(width).enumerate() {
+                    let to = &mut to[sliver * kc * width..][t * width..kc * width];
+                    if line + width <= all {
+                        for j in (0..width).step_by(S::LANES) {
+                            let (src, to) = (&src[line + j..], &mut to[j..]);
+                            // What is read and written beyond the width is written again with the next term.
+                            if src.len() >= S::LANES && to.len() >= S::LANES {
+                                s.store(s.load(src), to);
+                            } else {
+                                let here = S::LANES.min(width - j);
+                                s.store_head(s.load_head(&src[..here]), &mut to[..here]);
+                            }
+                        }
+                    } else {
+                        to[..all - line].copy_from_slice(&src[line..]);
+                        to[all - line..width].fill(0.0);
                     }
                 }
             }
