@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
-use crate::{bench, eval, export, finetune, prepare, pretrain};
+use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -20,6 +20,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Finetune(finetune::Args),
@@ -41,6 +42,7 @@ impl Cli {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
         }
         match self.command {
+            Command::Quickstart(args) => args.run(),
             Command::Prepare(args) => args.run(),
             Command::Pretrain(args) => args.run(),
             Command::Finetune(args) => args.run(),

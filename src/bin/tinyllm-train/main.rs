@@ -9,6 +9,7 @@ mod finetune;
 mod launch;
 mod prepare;
 mod pretrain;
+mod quickstart;
 mod ranges;
 
 use clap::Parser;
