@@ -14,6 +14,7 @@
 //! A LoRA run's base is not stored again. [`State::base`] says where it is and what it hashes to; a run goes on only
 //! on the very same base.
 
+use super::config::FILE as RUN_CONFIG;
 use crate::backend::BackendError;
 use crate::fsio::{At, IoError, NewDir, read_text, write_bytes};
 use crate::mmap::Mapped;
@@ -72,7 +73,8 @@ pub enum CheckpointError {
     /// A LoRA run's base is not what it was.
     #[error(
         "{}: this is not the base that the LoRA run was started from (sha256 {found:.12}… instead of {expected:.12}…); \
-         put the old one back or point --base to it. The checkpoint's merged model.safetensors is not affected", path.display()
+         put the old one back, or write where it lies into 'base' of the run's config.toml. The checkpoint's merged model.safetensors \
+         is not affected", path.display()
     )]
     BaseChanged {
         /// The base's weights.
@@ -83,7 +85,10 @@ pub enum CheckpointError {
         found: String,
     },
     /// A LoRA run's base is gone.
-    #[error("{}: the base that the LoRA run was started from is not there: put it back, or point --base to it", path.display())]
+    #[error(
+        "{}: the base that the LoRA run was started from is not there: put it back, or write where it lies into 'base' of the run's \
+         config.toml", path.display()
+    )]
     BaseMissing {
         /// Where the base was.
         path: PathBuf,
@@ -92,6 +97,12 @@ pub enum CheckpointError {
     #[error("{}: it exists already; go on with --resume, or choose another folder", path.display())]
     Exists {
         /// The folder.
+        path: PathBuf,
+    },
+    /// A run that another program is at.
+    #[error("{}: another program is working on this run; wait for its end, or stop it first", path.display())]
+    Busy {
+        /// The run.
         path: PathBuf,
     },
 }
@@ -109,6 +120,8 @@ pub struct State {
     pub seed: u64,
     /// A hash of the run's settings: a run goes on with the settings it began with.
     pub config_hash: String,
+    /// SHA-256 of the data's `manifest.json`, in hexadecimal: a run goes on with the data it began with.
+    pub data_hash: String,
     /// Validation loss of these very weights, nats a token; `None` where it was not measured at this step.
     pub validation: Option<f64>,
     /// The best validation loss so far.
@@ -391,7 +404,7 @@ impl RunDir {
         let message = match (path.exists(), path.is_dir()) {
             (false, _) => "there is no such folder; name a run or a checkpoint".into(),
             (_, false) => "it is a file; name the folder of a run or a checkpoint".into(),
-            _ if path.join("config.toml").is_file() => {
+            _ if path.join(RUN_CONFIG).is_file() => {
                 "the run has no checkpoint yet (no best/ and no last/): it stopped before its first".into()
             }
             _ => format!("it is neither a run (no best/ or last/) nor a checkpoint (no {})", hf::WEIGHTS),
@@ -399,12 +412,26 @@ impl RunDir {
         Err(CheckpointError::None { path: path.into(), message })
     }
 
-    /// Makes the folder of a new run; one that is there already must be empty.
+    /// Makes the folder of a new run; one that is there already must be empty, but for what a kill at the very start left.
     pub fn create(path: &Path) -> Result<(), CheckpointError> {
+        if path.is_dir() && !path.join(RUN_CONFIG).exists() {
+            Self::sweep(path)?;
+        }
         if path.exists() && (!path.is_dir() || fs::read_dir(path).at(path, "read")?.next().is_some()) {
             return Err(CheckpointError::Exists { path: path.into() });
         }
         Ok(fs::create_dir_all(path).at(path, "create")?)
+    }
+
+    /// Keeps other programs from working on a run at the same time, for as long as the file lives. A file system without locks
+    /// lets everybody in.
+    pub fn hold(root: &Path) -> Result<fs::File, CheckpointError> {
+        let path = root.join(RUN_CONFIG);
+        let file = fs::File::open(&path).at(&path, "open")?;
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => Err(CheckpointError::Busy { path: root.into() }),
+            Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(file),
+        }
     }
 
     /// Removes what a killed run left half written in its folder, and puts back a checkpoint that was being exchanged.
@@ -413,6 +440,9 @@ impl RunDir {
         for entry in fs::read_dir(root).at(root, "read")? {
             let path = entry.at(root, "read")?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with(&format!(".{RUN_CONFIG}.tmp-")) {
+                fs::remove_file(&path).at(&path, "remove")?;
+            }
             for kept in ["best", "last"] {
                 if name.starts_with(&format!(".{kept}.old-")) && !root.join(kept).exists() {
                     fs::rename(&path, root.join(kept)).at(&path, "put back")?;

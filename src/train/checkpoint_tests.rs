@@ -24,6 +24,7 @@ fn state(base: Option<Base>) -> State {
         tokens: u64::MAX,
         seed: 0xffff_ffff_ffff_fff1,
         config_hash: "ab".into(),
+        data_hash: "cd".into(),
         validation: Some(0.1 + 0.2),
         best: Some(Best { step: 10, loss: 2.000_000_000_000_000_4 }),
         loader: json!({"shard": 3, "offset": 512, "key": u64::MAX}),

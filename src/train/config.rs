@@ -7,6 +7,8 @@ use crate::model::{Config, Lora};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+/// The file's name in a run's folder.
+pub const FILE: &str = "config.toml";
 /// Tokens a step of the paper's.
 pub const PAPER_TOKENS_PER_STEP: usize = 524_288;
 /// The most rows of one micro-batch on a CPU: enough for full-speed matrix products, and no more than the caches like.
@@ -48,6 +50,17 @@ pub enum Task {
     Pretrain,
     /// Instruction, input and response.
     Finetune,
+}
+
+impl Task {
+    /// The subcommand.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Finetune => "finetune",
+        }
+    }
 }
 
 /// How a step's data is cut.
@@ -124,13 +137,13 @@ pub enum RunConfigError {
 impl RunConfig {
     /// Reads a run's `config.toml`.
     pub fn read(run: &Path) -> Result<Self, RunConfigError> {
-        let path = run.join("config.toml");
+        let path = run.join(FILE);
         toml::from_str(&fsio::read_text(&path)?).map_err(|e| RunConfigError::Text { path, message: e.to_string() })
     }
 
     /// Writes it.
     pub fn write(&self, run: &Path) -> Result<(), RunConfigError> {
-        let path = run.join("config.toml");
+        let path = run.join(FILE);
         Ok(fsio::write_bytes(&path, self.text().as_bytes())?)
     }
 
@@ -161,7 +174,7 @@ mod tests {
                 micro_batch: 8,
                 accumulate: 2,
                 prompt_loss_weight: 0.3,
-                augment: true,
+                augment: Some(Augment::default()),
                 within_documents: false,
                 recompute: false,
             },

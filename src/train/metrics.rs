@@ -32,25 +32,37 @@ pub struct Line {
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    first_loss: Option<f64>,
 }
 
 impl Metrics {
     /// Opens the file of a run for appending, cut back to its first `steps` steps. A last line that a kill left
     /// half written goes too.
     pub fn open(path: &Path, steps: u64) -> Result<Self, IoError> {
-        if path.exists() {
-            let text = fsio::read_text(path)?;
-            let kept: String = text.split_inclusive('\n').filter(|l| line_step(l).is_some_and(|s| s <= steps)).collect();
-            if kept != text {
-                fsio::write_bytes(path, kept.as_bytes())?;
-            }
-        }
         let file = OpenOptions::new().create(true).append(true).open(path).at(path, "open")?;
-        Ok(Self { path: path.into(), file })
+        let text = fsio::read_text(path)?;
+        let lines = || text.split_inclusive('\n').map_while(|l| whole_line(l).filter(|line| line.step <= steps).map(|line| (l, line)));
+        // Steps rise from line to line, so cutting is shortening: one system call, whole at any moment.
+        let kept: usize = lines().map(|(l, _)| l.len()).sum();
+        file.set_len(kept as u64).at(path, "shorten")?;
+        let first_loss = lines().next().map(|(_, line)| line.loss);
+        Ok(Self { path: path.into(), file, first_loss })
+    }
+
+    /// The loss of the run's first step, once there is one.
+    #[must_use]
+    pub const fn first_loss(&self) -> Option<f64> {
+        self.first_loss
+    }
+
+    /// Puts the lines on the disk, so that a power cut leaves no checkpoint ahead of them.
+    pub fn sync(&self) -> Result<(), IoError> {
+        self.file.sync_data().at(&self.path, "write")
     }
 
     /// Adds a line, in one write.
     pub fn append(&mut self, line: &Line) -> Result<(), IoError> {
+        self.first_loss.get_or_insert(line.loss);
         let mut text = serde_json::to_string(line).map_err(std::io::Error::other).at(&self.path, "write")?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).at(&self.path, "write")
@@ -62,8 +74,8 @@ pub fn read(path: &Path) -> Result<Vec<Line>, IoError> {
     Ok(fsio::read_text(path)?.lines().filter_map(|l| serde_json::from_str(l).ok()).collect())
 }
 
-fn line_step(line: &str) -> Option<u64> {
-    line.ends_with('\n').then(|| serde_json::from_str::<Line>(line).ok().map(|l| l.step)).flatten()
+fn whole_line(line: &str) -> Option<Line> {
+    line.ends_with('\n').then(|| serde_json::from_str(line).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -88,6 +100,7 @@ mod tests {
         (1..=5).for_each(|s| metrics.append(&line(s)).unwrap());
         metrics.file.write_all(b"{\"step\":6,\"lo").unwrap();
         let mut metrics = Metrics::open(&path, 3).unwrap();
+        assert_eq!(metrics.first_loss(), Some(0.1 + 0.2));
         metrics.append(&line(4)).unwrap();
         assert_eq!(read(&path).unwrap(), (1..=4).map(line).collect::<Vec<_>>());
     }

@@ -125,14 +125,21 @@ pub fn run<B: Backend>(
     let mut progress = Progress::new(name, "steps", steps);
     let start = Instant::now();
     let mut saved = state.step;
-    let mut first_loss = None;
+    let diverged = |step: u64, saved: u64, what: String| {
+        let last_good = if saved > 0 {
+            format!("{} holds those of step {saved}, which are good", folder(dir, Which::Last).display())
+        } else {
+            "nothing was saved yet".into()
+        };
+        RunError::Diverged { step, what, last_good }
+    };
     while state.step < steps {
         let step = state.step + 1;
         let began = Instant::now();
         let batches = feed.step().map_err(|source| RunError::Data { step, source })?;
         let lr = plan.schedule.rate(step);
         let report = learner.step(&batches, step, lr, &plan.adam, plan.seed).map_err(|source| RunError::Device { step, source })?;
-        let worst = 2.0 * first_loss.get_or_insert(report.loss).max((learner.spec().n_vocab as f64).ln());
+        let worst = 2.0 * metrics.first_loss().unwrap_or(report.loss).max((learner.spec().n_vocab as f64).ln());
         let what = match (report.loss, report.grad_norm) {
             (loss, _) if !loss.is_finite() => format!("the loss is {loss}"),
             (_, norm) if !norm.is_finite() => format!("the gradient's norm is {norm}"),
@@ -140,9 +147,7 @@ pub fn run<B: Backend>(
             _ => String::new(),
         };
         if !what.is_empty() {
-            let last_good =
-                if saved > 0 { format!("{} holds step {saved}", dir.join("last").display()) } else { "nothing was saved yet".into() };
-            return Err(RunError::Diverged { step, what, last_good });
+            return Err(diverged(step, saved, what));
         }
         let read: u64 = batches.iter().map(|b| (b.b * b.t) as u64).sum();
         let tokens_per_s = read as f64 / began.elapsed().as_secs_f64();
@@ -151,6 +156,16 @@ pub fn run<B: Backend>(
         let mut val_loss = None;
         if !validation.is_empty() && (step.is_multiple_of(plan.eval_every) || step == steps) {
             val_loss = Some(learner.evaluate(&validation).map_err(|source| RunError::Device { step, source })?);
+        }
+        let stopped = STOP.load(Ordering::Relaxed);
+        let saves = stopped || step == steps || step.is_multiple_of(plan.save_every);
+        // The step's own loss was of the weights before the update: what is about to be saved is tried first.
+        let tried = match val_loss {
+            None if saves => Some(learner.evaluate(&batches[..1]).map_err(|source| RunError::Device { step, source })?),
+            measured => measured,
+        };
+        if let Some(loss) = tried.filter(|loss| !loss.is_finite()) {
+            return Err(diverged(step, saved, format!("the loss after the update is {loss}")));
         }
         let (seconds, grad_norm) = (start.elapsed().as_secs_f64(), report.grad_norm);
         metrics.append(&Line { step, loss: report.loss, val_loss, lr, grad_norm, tokens: state.tokens, tokens_per_s, seconds })?;
@@ -168,8 +183,8 @@ pub fn run<B: Backend>(
                 save(Which::Best, learner, state)?;
             }
         }
-        let stopped = STOP.load(Ordering::Relaxed);
-        if stopped || step == steps || step.is_multiple_of(plan.save_every) {
+        if saves {
+            metrics.sync()?;
             save(Which::Last, learner, state)?;
             saved = step;
         }

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
-use crate::{bench, finetune, prepare, pretrain};
+use crate::{bench, eval, export, finetune, prepare, pretrain};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -23,6 +23,8 @@ enum Command {
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Finetune(finetune::Args),
+    Eval(eval::Args),
+    Export(export::Args),
     Bench(bench::Args),
 }
 
@@ -42,6 +44,8 @@ impl Cli {
             Command::Prepare(args) => args.run(),
             Command::Pretrain(args) => args.run(),
             Command::Finetune(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Bench(args) => args.run(),
         }
     }

@@ -1,16 +1,16 @@
 //! `finetune`: a model that was pre-trained learns to answer about readings.
 
 use crate::device::Device;
-use crate::launch;
+use crate::{launch, ranges};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::hf;
 use tinyllm::model::{Config, Lora, Target};
+use tinyllm::train::Adam;
 use tinyllm::train::checkpoint::RunDir;
 use tinyllm::train::config::{Batch, RunConfig, Task};
 use tinyllm::train::run::Plan;
-use tinyllm::train::{Adam, Schedule};
 
 /// Teaches a pre-trained model to answer: LoRA by default, all weights with --full.
 #[derive(clap::Args)]
@@ -30,7 +30,9 @@ pub struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Go on with the run in --out from its last checkpoint; everything else is read from its config.toml.
-    #[arg(long, conflicts_with_all = ["base", "data"])]
+    #[arg(long, conflicts_with_all = ["base", "data", "device", "full", "lora_rank", "lora_alpha", "lora_dropout", "targets", "steps",
+        "accumulate", "micro_batch", "ctx", "lr", "warmup", "end_fraction", "weight_decay", "prompt_loss_weight", "augment", "seed",
+        "eval_every", "recompute"])]
     resume: bool,
     /// Device to train on.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
@@ -118,17 +120,16 @@ impl Args {
         );
         let ctx = self.ctx.unwrap_or(model.n_ctx);
         ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
-        for (name, value, least, most) in [
+        ranges::check(&[
             ("--lora-dropout", self.lora_dropout, 0.0, 0.99),
             ("--prompt-loss-weight", self.prompt_loss_weight, 0.0, 1.0),
-            ("--end-fraction", self.end_fraction, 0.0, 1.0),
             ("--lora-rank", self.lora_rank as f64, 1.0, model.n_embd as f64),
-            ("--steps", self.steps as f64, 1.0, 1e12),
             ("--accumulate", self.accumulate as f64, 1.0, 1e6),
             ("--micro-batch", self.micro_batch as f64, 1.0, 1e6),
-        ] {
-            ensure!((least..=most).contains(&value), "{name} {value}: it must lie between {least} and {most}");
-        }
+            ("--weight-decay", self.weight_decay, 0.0, 100.0),
+            ("--eval-every", self.eval_every as f64, 1.0, 1e12),
+        ])?;
+        ranges::positive("--lora-alpha", self.lora_alpha)?;
         let lora = (!self.full)
             .then(|| {
                 Ok::<_, anyhow::Error>(Lora {
@@ -156,18 +157,12 @@ impl Args {
             within_documents: true,
             recompute: self.recompute,
         };
-        let eval_every = self.eval_every.max(1);
         let plan = Plan {
-            schedule: Schedule {
-                peak: self.lr,
-                warmup: self.warmup.unwrap_or(Schedule::paper_warmup(self.steps)).min(self.steps),
-                steps: self.steps,
-                end_fraction: self.end_fraction,
-            },
+            schedule: ranges::schedule(self.lr, self.warmup, self.steps, self.end_fraction)?,
             adam: Adam { weight_decay: self.weight_decay, ..Adam::default() },
-            seed: self.seed,
-            eval_every,
-            save_every: eval_every,
+            seed: ranges::seed(self.seed)?,
+            eval_every: self.eval_every,
+            save_every: self.eval_every,
         };
         let base = Some(base.to_path_buf());
         Ok(RunConfig {

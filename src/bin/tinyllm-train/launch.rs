@@ -10,8 +10,8 @@ use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::{hf, peft};
 use tinyllm::model::{Decoder, Spec, Tree, init};
 use tinyllm::rng::key_of;
-use tinyllm::train::checkpoint::{self, Base, CheckpointParts, Moment, Moments, RunDir, State, TokenizerFiles};
-use tinyllm::train::config::{RunConfig, Task};
+use tinyllm::train::checkpoint::{self, Base, CheckpointParts, Moment, Moments, RunDir, State, TokenizerFiles, sha256_file};
+use tinyllm::train::config::{self, RunConfig, Task};
 use tinyllm::train::feed::{ExampleFeed, Examples, ShardFeed};
 use tinyllm::train::run::{self, End, Feed, RunError, STOP, Which};
 use tinyllm::train::{Learner, metrics};
@@ -23,13 +23,21 @@ pub const PROGRAM: &str = concat!("tinyllm-train ", env!("CARGO_PKG_VERSION"));
 pub fn start(out: &Path, config: &RunConfig) -> Result<()> {
     RunDir::create(out)?;
     config.write(out)?;
+    let _held = RunDir::hold(out)?;
     go(out, config, None)
 }
 
 /// Goes on with a run that was stopped.
 pub fn resume(out: &Path, task: Task) -> Result<()> {
-    let config = RunConfig::read(out).with_context(|| format!("{}: there is no run to resume here", out.display()))?;
-    ensure!(config.task == task, "{}: this is a run of another subcommand; see task in its config.toml", out.display());
+    ensure!(
+        out.join(config::FILE).is_file(),
+        "{}: there is no run to resume here (no {}); start one without --resume",
+        out.display(),
+        config::FILE
+    );
+    let config = RunConfig::read(out)?;
+    let _held = RunDir::hold(out)?;
+    ensure!(config.task == task, "{}: this is a run of tinyllm-train {}; resume it with that", out.display(), config.task.name());
     ensure!(
         config.program == PROGRAM,
         "{}: the run was begun by {}, and this is {PROGRAM}: it could not end in the same weights",
@@ -47,16 +55,19 @@ pub fn resume(out: &Path, task: Task) -> Result<()> {
 
 fn go(out: &Path, config: &RunConfig, from: Option<PathBuf>) -> Result<()> {
     stop_on_ctrl_c();
-    let data = Prepared::open(&config.data)?;
+    let data = Prepared::open(&config.data).with_context(|| {
+        format!("{}: the data of this run (if they were moved, correct 'data' there)", out.join(config::FILE).display())
+    })?;
+    let name = config.task.name();
     match config.task {
         Task::Pretrain => {
             let mut feed = ShardFeed::open(&data, &config.batch, config.plan.seed)?;
-            train(out, config, from.as_deref(), &data, &mut feed, "pretrain")
+            train(out, config, from.as_deref(), &data, &mut feed, name)
         }
         Task::Finetune => {
             let examples = Examples::open(&data)?;
             let mut feed = ExampleFeed::new(&data, &examples, &config.batch, config.plan.seed)?;
-            train(out, config, from.as_deref(), &data, &mut feed, "finetune")
+            train(out, config, from.as_deref(), &data, &mut feed, name)
         }
     }
 }
@@ -78,6 +89,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
         plan.schedule.warmup,
         config.device
     );
+    let data_hash = sha256_file(&data.path.join("manifest.json"))?;
     let mut learner;
     let mut state;
     match from {
@@ -98,6 +110,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
                 tokens: 0,
                 seed: plan.seed,
                 config_hash: config_hash(config),
+                data_hash,
                 validation: None,
                 best: None,
                 loader: feed.position(),
@@ -108,7 +121,13 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
             let saved = checkpoint::load_training_state(last, config.base.as_deref().filter(|_| lora))?;
             ensure!(
                 saved.state.config_hash == config_hash(config),
-                "{}: config.toml was changed since the run began, so it cannot go on as it was; restore it, or start a new run",
+                "{}: it was changed since the run began, so the run cannot go on as it was; restore it, or start a new run",
+                out.join(config::FILE).display()
+            );
+            ensure!(
+                saved.state.data_hash == data_hash,
+                "{}: these are not the data that the run began with; put those back, or start a new run (--base {} goes on from its weights)",
+                config.data.display(),
                 out.display()
             );
             ensure!(saved.tokenizer == tokenizer, "{}: the data's tokenizer is not the one that the run began with", config.data.display());
@@ -152,8 +171,10 @@ fn save<B: Backend>(
     Ok(checkpoint::save(&run::folder(out, which), &parts, moments)?)
 }
 
+/// Of all that decides the result. Where data and base lie does not; what they are is hashed on its own.
 fn config_hash(config: &RunConfig) -> String {
-    format!("{:016x}", key_of(0, &config.text()))
+    let placeless = RunConfig { data: PathBuf::new(), base: config.base.as_ref().map(|_| PathBuf::new()), ..config.clone() };
+    format!("{:016x}", key_of(0, &placeless.text()))
 }
 
 /// The first Ctrl-C or SIGTERM asks the run to save and stop; a second one ends the program at once.

@@ -1,14 +1,14 @@
 //! `pretrain`: a model from nothing, on prepared token shards.
 
 use crate::device::Device;
-use crate::launch;
+use crate::{launch, ranges};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use tinyllm::data::prepared::Prepared;
 use tinyllm::model::Config;
+use tinyllm::train::Adam;
 use tinyllm::train::config::{self, Batch, RunConfig, Task};
 use tinyllm::train::run::Plan;
-use tinyllm::train::{Adam, Schedule};
 
 /// Trains a model from nothing on the token shards of a prepared folder.
 #[derive(clap::Args)]
@@ -27,7 +27,8 @@ pub struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Go on with the run in --out from its last checkpoint; everything else is read from its config.toml.
-    #[arg(long, conflicts_with = "data")]
+    #[arg(long, conflicts_with_all = ["data", "model", "device", "steps", "tokens", "batch_tokens", "micro_batch", "ctx", "lr", "warmup",
+        "end_fraction", "weight_decay", "clip", "seed", "eval_every", "save_every", "within_documents", "recompute"])]
     resume: bool,
     /// Device to train on.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
@@ -113,8 +114,17 @@ impl Args {
             "{}: it has {total} tokens to train on, fewer than one row of {ctx}; raise the recipe's total or lower --ctx",
             data.display()
         );
-        let wanted = self.batch_tokens.unwrap_or_else(|| config::tokens_per_step(total)).max(1);
-        let micro_batch = self.micro_batch.unwrap_or_else(|| config::cpu_micro_batch(&model, ctx).min(wanted.div_ceil(ctx))).max(1);
+        ranges::check(&[
+            ("--batch-tokens", self.batch_tokens.unwrap_or(1) as f64, 1.0, 1e9),
+            ("--micro-batch", self.micro_batch.unwrap_or(1) as f64, 1.0, 1e6),
+            ("--tokens", self.tokens.unwrap_or(1) as f64, 1.0, 1e15),
+            ("--eval-every", self.eval_every.unwrap_or(1) as f64, 1.0, 1e12),
+            ("--save-every", self.save_every.unwrap_or(1) as f64, 1.0, 1e12),
+            ("--weight-decay", self.weight_decay, 0.0, 100.0),
+        ])?;
+        ranges::positive("--clip", self.clip)?;
+        let wanted = self.batch_tokens.unwrap_or_else(|| config::tokens_per_step(total));
+        let micro_batch = self.micro_batch.unwrap_or_else(|| config::cpu_micro_batch(&model, ctx).min(wanted.div_ceil(ctx)));
         let accumulate = wanted.div_ceil(micro_batch * ctx);
         let batch = Batch {
             ctx,
@@ -125,19 +135,14 @@ impl Args {
             within_documents: self.within_documents,
             recompute: self.recompute,
         };
-        let steps = self.steps.unwrap_or_else(|| self.tokens.unwrap_or(total).div_ceil(batch.tokens_per_step() as u64)).max(1);
+        let steps = self.steps.unwrap_or_else(|| self.tokens.unwrap_or(total).div_ceil(batch.tokens_per_step() as u64));
         let eval_every = self.eval_every.unwrap_or(steps / 20).max(1);
         let plan = Plan {
-            schedule: Schedule {
-                peak: self.lr,
-                warmup: self.warmup.unwrap_or(Schedule::paper_warmup(steps)).min(steps),
-                steps,
-                end_fraction: self.end_fraction,
-            },
+            schedule: ranges::schedule(self.lr, self.warmup, steps, self.end_fraction)?,
             adam: Adam { weight_decay: self.weight_decay, clip: self.clip, ..Adam::default() },
-            seed: self.seed,
+            seed: ranges::seed(self.seed)?,
             eval_every,
-            save_every: self.save_every.unwrap_or(eval_every).max(1),
+            save_every: self.save_every.unwrap_or(eval_every),
         };
         Ok(RunConfig {
             program: launch::PROGRAM.into(),
