@@ -363,7 +363,7 @@ fn a_run_that_diverges() {
     }
     // Rising until it breaks: the steps before are kept.
     let rising =
-        ["pretrain", "--data", "data", "--model", "model.toml", "--steps", "60", "--batch-tokens", "256", "--lr", "30", "--warmup", "60"];
+        ["pretrain", "--data", "data", "--model", "model.toml", "--steps", "60", "--batch-tokens", "256", "--lr", "3", "--warmup", "60"];
     let out = place.train(&[&rising[..], &["--save-every", "2", "--out", "run"]].concat());
     table.judge("a rising rate", &out, 1, &["step ", "worse than guessing", "run/last holds those of step ", "lower --lr"]);
     let state: serde_json::Value = serde_json::from_slice(&fs::read(place.path("run/last/state.json")).unwrap()).unwrap();

@@ -17,7 +17,8 @@ fn quickstart() -> &'static Prepared {
         .get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
             let out = dir.path().join("data");
-            let report = prepare(&recipe(), &out).unwrap();
+            let recipe = tinyllm::data::quickstart::unpack(&dir.path().join("source")).unwrap();
+            let report = prepare(&recipe, &out).unwrap();
             println!("{report}");
             let data = Prepared::open(&out).unwrap();
             (dir, data)

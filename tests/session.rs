@@ -9,6 +9,7 @@ use gguf_model::{Weights, tiny_model};
 use tinyllm::infer::{CacheType, Model, Session, SessionError, log_softmax, pool};
 use tinyllm::model::Config;
 use tinyllm::quant::GgmlType;
+use tinyllm::simd::Isa;
 
 /// A model in a file of its own; the folder lives as long as the model is used.
 struct Tiny {
@@ -49,20 +50,23 @@ const TOLERANCE: f64 = 1e-4;
 #[test]
 fn every_position_agrees_with_the_formula_in_f64() {
     for ty in GgmlType::ALL {
-        let t = tiny(ty);
+        let mut t = tiny(ty);
         let tokens = tokens(90);
         let want = gpt2_f64::log_probs(&t.config, &t.weights, &tokens);
         let spread = want[5].iter().copied().fold(f64::NEG_INFINITY, f64::max) + (261f64).ln();
         assert!(spread > 0.5, "the test model says something: {spread}");
-        let mut session = Session::new(&t.model);
-        let mut worst = 0.0f64;
-        for (i, &token) in tokens.iter().enumerate() {
-            session.feed(&[token]).unwrap();
-            let (far, same) = distance(&log_probs(&mut session), &want[i]);
-            assert!(far < TOLERANCE && same, "{}, position {i}: {far:e}", ty.name());
-            worst = worst.max(far);
+        for isa in Isa::available() {
+            t.model.isa = isa;
+            let mut session = Session::new(&t.model);
+            let mut worst = 0.0f64;
+            for (i, &token) in tokens.iter().enumerate() {
+                session.feed(&[token]).unwrap();
+                let (far, same) = distance(&log_probs(&mut session), &want[i]);
+                assert!(far < TOLERANCE && same, "{}, {}, position {i}: {far:e}", ty.name(), isa.name());
+                worst = worst.max(far);
+            }
+            println!("{} {}: {worst:.1e}", ty.name(), isa.name());
         }
-        println!("{}: {worst:.1e}", ty.name());
     }
 }
 

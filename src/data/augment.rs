@@ -3,8 +3,9 @@
 //! They are made on the readings in their units, before the codec turns them into text. All draws are a function of
 //! (seed, epoch, example), so that a run that goes on draws the same.
 
-use super::codec::{Scale, SensorCodec};
+use super::codec::SensorCodec;
 use super::example::Readings;
+use super::scale::Scale;
 use crate::rng::{Rng, key};
 use serde::{Deserialize, Serialize};
 

@@ -12,6 +12,7 @@ use super::error::DataError;
 use super::example::{Example, Readings};
 use super::readings::{Columns, Recordings, Series, UNLABELLED};
 use super::sampling::{Sampling, Window, WindowLabel};
+use super::scale::{Channel, Scale, ranges};
 use super::template::{Template, Tokens};
 use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -57,41 +58,6 @@ pub struct SensorCodec {
     pub channels: Vec<Channel>,
     /// Readings become whole numbers from 0 to this one.
     pub levels: u32,
-}
-
-/// One channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Channel {
-    /// What stands before its readings.
-    pub name: String,
-    /// The sensor it belongs to.
-    pub sensor: String,
-    /// The unit of the raw readings; may be empty.
-    pub unit: String,
-    /// Which readings become the lowest and the highest level.
-    pub scale: Scale,
-    /// Whether levels are even in `sign(x) ln(1 + |x|)` instead of in x: light, sound, proximity.
-    #[serde(default)]
-    pub log: bool,
-}
-
-/// Which readings become the lowest and the highest level. What lies outside is clipped.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Scale {
-    /// Always these two.
-    Range {
-        /// Level 0.
-        lo: f64,
-        /// The highest level.
-        hi: f64,
-    },
-    /// The window's own smallest and largest, over all channels with the same number.
-    Window {
-        /// The group.
-        group: usize,
-    },
 }
 
 impl Codec {
@@ -240,38 +206,6 @@ impl SensorCodec {
         }
     }
 
-    /// The level of a reading within a range of the same channel, and whether it had to be clipped.
-    fn level(&self, log: bool, lo: f64, hi: f64, reading: f32) -> (u32, bool) {
-        let bend = |x: f64| if log { x.signum() * x.abs().ln_1p() } else { x };
-        let (x, lo, hi) = (bend(f64::from(reading)), bend(lo), bend(hi));
-        if lo == hi {
-            return (self.levels / 2, x != lo);
-        }
-        let top = f64::from(self.levels);
-        let level = ((x - lo) / (hi - lo) * top).round();
-        (level.clamp(0.0, top) as u32, !(0.0..=top).contains(&level))
-    }
-
-    /// The range of each channel in a window.
-    fn ranges(&self, window: &[Vec<f32>]) -> Vec<(f64, f64)> {
-        let own = |wanted: usize| {
-            let mut range = (f64::INFINITY, f64::NEG_INFINITY);
-            for (channel, values) in self.channels.iter().zip(window) {
-                if matches!(channel.scale, Scale::Window { group } if group == wanted) {
-                    for &v in values.iter().filter(|v| !v.is_nan()) {
-                        range = (range.0.min(f64::from(v)), range.1.max(f64::from(v)));
-                    }
-                }
-            }
-            range
-        };
-        let range = |c: &Channel| match c.scale {
-            Scale::Range { lo, hi } => (lo, hi),
-            Scale::Window { group } => own(group),
-        };
-        self.channels.iter().map(range).collect()
-    }
-
     /// The text of a window: a line a channel, a token a reading.
     ///
     /// # Panics
@@ -280,7 +214,7 @@ impl SensorCodec {
     pub fn text(&self, window: &[Vec<f32>]) -> String {
         assert_eq!(window.len(), self.channels.len(), "a window has a list of readings for each channel");
         let mut out = String::with_capacity(window.iter().map(|c| 3 * c.len() + 8).sum());
-        for ((channel, values), (lo, hi)) in self.channels.iter().zip(window).zip(self.ranges(window)) {
+        for ((channel, values), range) in self.channels.iter().zip(window).zip(ranges(&self.channels, window)) {
             if !out.is_empty() {
                 out.push('\n');
             }
@@ -291,7 +225,7 @@ impl SensorCodec {
                     out.push_str(" ?");
                 } else {
                     // Writing to a String cannot fail.
-                    write!(out, " {}", self.level(channel.log, lo, hi, value).0).ok();
+                    write!(out, " {}", channel.level(self.levels, range, value).0).ok();
                 }
             }
         }
@@ -302,9 +236,9 @@ impl SensorCodec {
     #[must_use]
     pub fn clipped_and_missing(&self, window: &[Vec<f32>]) -> (usize, usize) {
         let mut counts = (0, 0);
-        for ((channel, values), (lo, hi)) in self.channels.iter().zip(window).zip(self.ranges(window)) {
+        for ((channel, values), range) in self.channels.iter().zip(window).zip(ranges(&self.channels, window)) {
             counts.1 += values.iter().filter(|v| v.is_nan()).count();
-            counts.0 += values.iter().filter(|v| !v.is_nan() && self.level(channel.log, lo, hi, **v).1).count();
+            counts.0 += values.iter().filter(|v| !v.is_nan() && channel.level(self.levels, range, **v).1).count();
         }
         counts
     }
@@ -361,27 +295,6 @@ impl Sampling {
             None => format!("{n} {}", if n == 1 { "row" } else { "rows" }),
         }
     }
-}
-
-/// The range from the 0.1th to the 99.9th percentile of some readings, widened to four digits; missing ones are left out.
-/// `None` if there is none.
-#[must_use]
-pub fn robust_range(mut readings: Vec<f32>) -> Option<(f64, f64)> {
-    readings.retain(|v| !v.is_nan());
-    let n = readings.len();
-    if n == 0 {
-        return None;
-    }
-    readings.sort_unstable_by(f32::total_cmp);
-    // The nearest rank inwards of each end.
-    let cut = ((n - 1) as f64 * 0.001).round() as usize;
-    let (lo, hi) = (f64::from(readings[cut]), f64::from(readings[n - 1 - cut]));
-    let unit = 10f64.powi((hi - lo).abs().max(f64::MIN_POSITIVE).log10().floor() as i32 - 3);
-    // In steps of a thousandth of the width; dividing by a whole power of ten keeps the decimals short.
-    let round = |x: f64, f: fn(f64) -> f64| if unit < 1.0 { f(x / unit) / (1.0 / unit).round() } else { f(x / unit) * unit };
-    // A hundredth of a step is forgiven: 0.009 in single precision lies just below 0.009.
-    let wide = (round(lo, |x| (x + 0.01).floor()), round(hi, |x| (x - 0.01).ceil()));
-    Some(if lo == hi || !wide.0.is_finite() || !wide.1.is_finite() { (lo, hi) } else { wide })
 }
 
 #[cfg(test)]
@@ -469,15 +382,6 @@ mod tests {
         let error = read("ay,ax\n0,1\n").unwrap_err().to_string();
         assert!(error.contains("3 readings (0.3 s at 10 Hz) are needed, and the longest has 1 rows"), "{error}");
         assert!(read("ay,az\n0,1\n").unwrap_err().to_string().contains("no column 'ax'"));
-    }
-
-    #[test]
-    fn robust_ranges() {
-        let readings: Vec<f32> = (0..10_000).map(|i| i as f32 / 1000.0).chain([f32::NAN, 1e9, -1e9]).collect();
-        assert_eq!(robust_range(readings), Some((0.009, 9.99)));
-        assert_eq!(robust_range(vec![2.5; 7]), Some((2.5, 2.5)));
-        assert_eq!(robust_range(vec![1000.0, 101_325.0]), Some((1000.0, 101_400.0)));
-        assert_eq!(robust_range(vec![f32::NAN]), None);
     }
 
     proptest! {

@@ -5,11 +5,12 @@
 //! | what a user writes, and what it becomes when checked | [`recipe`] [`plan`] |
 //! | tables in, recordings, one rate, windows | [`csv`] [`readings`] [`resample`] [`sampling`] |
 //! | who trains, who tests; the examples | [`split`] [`task`] [`ready`] |
-//! | readings to text: the only place | [`codec`] |
+//! | readings to text: the only place | [`codec`] [`scale`] |
 //! | text to prompt and answer; examples; labels to score | [`template`] [`example`] [`labels`] |
 //! | text to tokens | [`tokenizer`] |
 //! | documents for pre-training and their mix | [`corpus`] [`documents`] [`mix`] [`shard`] |
 //! | all of it into a folder, and out again | [`prepare`](mod@prepare) [`manifest`] [`prepared`] |
+//! | the data of `tinyllm-train quickstart` | [`quickstart`] |
 //! | batches for training | [`loader`] [`pack`] [`augment`] |
 
 pub mod augment;
@@ -27,11 +28,13 @@ pub mod pack;
 pub mod plan;
 pub mod prepare;
 pub mod prepared;
+pub mod quickstart;
 pub mod readings;
 pub mod ready;
 pub mod recipe;
 pub mod resample;
 pub mod sampling;
+pub mod scale;
 pub mod shard;
 pub mod split;
 pub mod task;

@@ -4,9 +4,9 @@ use super::augment::Augment;
 use super::codec::MAX_LEVEL;
 use super::error::DataError;
 use super::readings::{Columns, files};
-use super::recipe::{ExamplesSpec, PretrainSpec, ReadingsSpec, Recipe, ScaleSpec, SplitBy, SplitSpec, Vocabulary};
+use super::recipe::{ExamplesSpec, PretrainSpec, ReadingsSpec, Recipe, ScaleSpec, SplitBy, Vocabulary};
 use super::sampling::Sampling;
-use super::split::Splitter;
+use super::split::{DEFAULT_FRACTIONS, Splitter};
 use crate::fsio;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -185,7 +185,7 @@ impl Plan {
             context: recipe.context,
             vocabulary: recipe.vocabulary,
             instruction: recipe.instruction.clone(),
-            splitter: splitter(recipe.split.as_ref(), task.as_ref(), recipe.seed)?,
+            splitter: splitter(recipe, task.as_ref())?,
             task,
             pretrain,
             augment: recipe.augment,
@@ -402,17 +402,10 @@ impl Pretrain {
     }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
-    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-fn splitter(spec: Option<&SplitSpec>, task: Option<&Task>, seed: u64) -> Result<Splitter, DataError> {
+fn splitter(recipe: &Recipe, task: Option<&Task>) -> Result<Splitter, DataError> {
     let has_subject = matches!(task, Some(Task::Readings(r)) if r.columns.subject.is_some());
     let ready = matches!(task, Some(Task::Examples(_)));
-    if matches!(task, Some(Task::Examples(e)) if !e.divide) && spec.is_some() {
-        return fault("[split] does not go with examples that come as train, validation and test; take it out");
-    }
-    let Some(spec) = spec else {
+    let Some(spec) = &recipe.split else {
         let by = if has_subject {
             SplitBy::Subject
         } else if ready {
@@ -420,35 +413,20 @@ fn splitter(spec: Option<&SplitSpec>, task: Option<&Task>, seed: u64) -> Result<
         } else {
             SplitBy::Time
         };
-        return Ok(Splitter { by, fractions: [0.7, 0.1, 0.2], subjects: None, exclude: vec![], seed });
+        return Ok(Splitter { by, fractions: DEFAULT_FRACTIONS, subjects: None, exclude: vec![], seed: recipe.seed });
     };
+    if matches!(task, Some(Task::Examples(e)) if !e.divide) {
+        return fault("[split] does not go with examples that come as train, validation and test; take it out");
+    }
     if ready && spec.by != SplitBy::Random {
         return fault("split.by: ready examples are split at random; write by = \"random\"");
     }
     if spec.by == SplitBy::Subject && !has_subject {
         return fault("split.by = \"subject\" needs readings.subject: the column that says who was recorded");
     }
-    let names = |list: &[Name]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-    use super::recipe::Name;
-    let subjects = match (&spec.train, &spec.validation, &spec.test) {
-        (None, None, None) => None,
-        (Some(a), Some(b), Some(c)) => {
-            if spec.by != SplitBy::Subject || spec.fractions.is_some() {
-                return fault("split.train, validation and test list subjects: they go with by = \"subject\" and without fractions");
-            }
-            Some([names(a), names(b), names(c)])
-        }
-        _ => return fault("split needs all of train, validation and test, or fractions"),
-    };
-    let exclude = names(&spec.exclude);
-    let mut all: Vec<&String> = subjects.iter().flatten().flatten().chain(&exclude).collect();
-    all.sort();
-    if let Some(twice) = all.windows(2).find(|w| w[0] == w[1]) {
-        return fault(format!("split: subject '{}' is listed twice; windows of one subject belong to one split", twice[0]));
-    }
-    let fractions = spec.fractions.unwrap_or([0.7, 0.1, 0.2]);
-    if fractions.iter().any(|f| !(0.0..=1.0).contains(f)) || (fractions.iter().sum::<f64>() - 1.0).abs() > 1e-6 || fractions[0] == 0.0 {
-        return fault(format!("split.fractions = {fractions:?}: training, validation and test shares that sum to 1"));
-    }
-    Ok(Splitter { by: spec.by, fractions, subjects, exclude, seed })
+    Splitter::check(spec, recipe.seed)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

@@ -240,7 +240,13 @@ impl TimeUnit {
     }
 
     fn text(self, seconds: f64) -> String {
-        if self == Self::Iso { iso_text(seconds) } else { (seconds * self.per_second()).to_string() }
+        if self == Self::Iso {
+            return iso_text(seconds);
+        }
+        // The number that is read back as these very seconds: a whole one, or a neighbour of the product.
+        let product = seconds * self.per_second();
+        let choices = [product.round(), product, product.next_down(), product.next_up()];
+        choices.into_iter().find(|c| c / self.per_second() == seconds).unwrap_or(product).to_string()
     }
 }
 
@@ -354,6 +360,19 @@ mod tests {
     fn time_goes_forward() {
         let error = read("s,who,l,t,x\n1,a,up,5,0.1\n1,a,up,5,7\n", TimeUnit::S).err().unwrap().to_string();
         assert!(error.starts_with("a.csv:3: column 't'") && error.contains("sort the rows"), "{error}");
+    }
+
+    #[test]
+    fn written_times_are_read_back_the_same() {
+        for unit in [TimeUnit::S, TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns] {
+            for i in 0..1000 {
+                let value = 1_498_120_112_345.0 + f64::from(i) * 9.97;
+                let seconds = value / unit.per_second();
+                let again: f64 = unit.text(seconds).parse().unwrap();
+                assert_eq!(again / unit.per_second(), seconds, "{unit:?} {value}");
+            }
+        }
+        assert_eq!(TimeUnit::Ms.text(1_498_120_112_345.0 / 1e3), "1498120112345");
     }
 
     #[test]

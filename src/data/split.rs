@@ -3,7 +3,7 @@
 
 use super::error::DataError;
 use super::readings::{Recordings, Series, UNLABELLED};
-use super::recipe::SplitBy;
+use super::recipe::{Name, SplitBy, SplitSpec};
 use super::resample::resampled_len;
 use super::sampling::Sampling;
 use crate::rng::{Rng, key_of};
@@ -74,7 +74,39 @@ pub struct Piece {
     pub rows: Range<usize>,
 }
 
+/// Shares of training, validation and test where a recipe gives none.
+pub const DEFAULT_FRACTIONS: [f64; 3] = [0.7, 0.1, 0.2];
+
 impl Splitter {
+    /// What a recipe's `[split]` says, if it can be followed.
+    pub fn check(spec: &SplitSpec, seed: u64) -> Result<Self, DataError> {
+        let fault = |message: String| Err(DataError::Recipe(message));
+        let names = |list: &[Name]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let subjects = match (&spec.train, &spec.validation, &spec.test) {
+            (None, None, None) => None,
+            (Some(a), Some(b), Some(c)) => {
+                if spec.by != SplitBy::Subject || spec.fractions.is_some() {
+                    return fault(
+                        "split.train, validation and test list subjects: they go with by = \"subject\" and without fractions".into(),
+                    );
+                }
+                Some([names(a), names(b), names(c)])
+            }
+            _ => return fault("split needs all of train, validation and test, or fractions".into()),
+        };
+        let exclude = names(&spec.exclude);
+        let mut all: Vec<&String> = subjects.iter().flatten().flatten().chain(&exclude).collect();
+        all.sort();
+        if let Some(twice) = all.windows(2).find(|w| w[0] == w[1]) {
+            return fault(format!("split: subject '{}' is listed twice; windows of one subject belong to one split", twice[0]));
+        }
+        let fractions = spec.fractions.unwrap_or(DEFAULT_FRACTIONS);
+        if fractions.iter().any(|f| !(0.0..=1.0).contains(f)) || (fractions.iter().sum::<f64>() - 1.0).abs() > 1e-6 || fractions[0] == 0.0 {
+            return fault(format!("split.fractions = {fractions:?}: training, validation and test shares that sum to 1"));
+        }
+        Ok(Self { by: spec.by, fractions, subjects, exclude, seed })
+    }
+
     /// Where the rows of some recordings belong. Rows of excluded subjects belong nowhere.
     pub fn pieces(&self, recordings: &Recordings, sampling: &Sampling) -> Result<Vec<Piece>, DataError> {
         let series = &recordings.series;

@@ -1,6 +1,6 @@
 //! The examples of a recipe: split first, then cut, scaled and written as text.
 
-use super::codec::{Channel, Codec, Scale, SensorCodec, robust_range};
+use super::codec::{Codec, SensorCodec};
 use super::error::DataError;
 use super::example::Example;
 use super::manifest::{SplitFacts, TaskFacts};
@@ -8,6 +8,7 @@ use super::plan::{self, Plan, Task};
 use super::readings::{Recordings, Series};
 use super::recipe::{ScaleName, ScaleSpec};
 use super::sampling::{Part, WindowLabel};
+use super::scale::{Channel, Scale, robust_range};
 use super::split::{Piece, Split};
 use super::tokenizer::Tokenizer;
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -13,6 +13,7 @@
 //! is left of the file before anything is allocated for it, and no array is ever copied out of the map unasked.
 
 mod error;
+mod parse;
 mod reader;
 mod types;
 mod value;
@@ -20,7 +21,8 @@ mod view;
 mod writer;
 
 pub use error::GgufError;
-pub use reader::{Gguf, TensorInfo};
+pub use parse::TensorInfo;
+pub use reader::Gguf;
 pub use types::{TensorType, ValueType};
 pub use value::Value;
 pub use view::{Array, View};

@@ -1,6 +1,7 @@
 //! Keys and values of the tokens a session has read.
 
-use super::kernels;
+use super::kernels::{Attend, Rows};
+use crate::simd::Isa;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -16,61 +17,28 @@ pub enum CacheType {
 
 /// Keys and values of all blocks, `(L, H, T, D)` each, so that a head reads forward through memory.
 pub struct KvCache {
-    k: Store,
-    v: Store,
+    store: Store,
     h: usize,
     t: usize,
     d: usize,
 }
 
+/// Keys, then values.
 enum Store {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-}
-
-impl Store {
-    fn new(ty: CacheType, len: usize) -> Self {
-        match ty {
-            CacheType::F32 => Self::F32(vec![0.0; len]),
-            CacheType::F16 => Self::F16(vec![f16::ZERO; len]),
-        }
-    }
-    fn put(&mut self, at: usize, row: &[f32]) {
-        match self {
-            Self::F32(all) => all[at..][..row.len()].copy_from_slice(row),
-            Self::F16(all) => all[at..][..row.len()].convert_from_f32_slice(row),
-        }
-    }
-    /// `len` numbers from `at`; in `room` where they must be converted.
-    fn get<'a>(&'a self, at: usize, room: &'a mut [f32]) -> &'a [f32] {
-        match self {
-            Self::F32(all) => &all[at..][..room.len()],
-            Self::F16(all) => {
-                all[at..][..room.len()].convert_to_f32_slice(room);
-                room
-            }
-        }
-    }
+    F32(Vec<f32>, Vec<f32>),
+    F16(Vec<f16>, Vec<f16>),
 }
 
 impl KvCache {
     /// Room for `t` positions of `l` blocks of `h` heads of `d` channels. The system hands the memory out as it is touched.
     #[must_use]
     pub fn new(ty: CacheType, l: usize, h: usize, t: usize, d: usize) -> Self {
-        Self { k: Store::new(ty, l * h * t * d), v: Store::new(ty, l * h * t * d), h, t, d }
-    }
-
-    /// Bytes of a cache of these sizes.
-    #[must_use]
-    pub const fn bytes(ty: CacheType, l: usize, h: usize, t: usize, d: usize) -> usize {
-        2 * l
-            * h
-            * t
-            * d
-            * match ty {
-                CacheType::F32 => 4,
-                CacheType::F16 => 2,
-            }
+        let len = l * h * t * d;
+        let store = match ty {
+            CacheType::F32 => Store::F32(vec![0.0; len], vec![0.0; len]),
+            CacheType::F16 => Store::F16(vec![f16::ZERO; len], vec![f16::ZERO; len]),
+        };
+        Self { store, h, t, d }
     }
 
     /// Heads and channels of each.
@@ -84,10 +52,20 @@ impl KvCache {
 
     /// Keeps a token's keys and values, `(H, D)` each.
     pub(super) fn put(&mut self, layer: usize, position: usize, k: &[f32], v: &[f32]) {
+        let d = self.d;
         for head in 0..self.h {
-            let (from, at) = (head * self.d, self.at(layer, head, position));
-            self.k.put(at, &k[from..][..self.d]);
-            self.v.put(at, &v[from..][..self.d]);
+            let (from, at) = (head * d, self.at(layer, head, position));
+            let (k, v) = (&k[from..][..d], &v[from..][..d]);
+            match &mut self.store {
+                Store::F32(keys, values) => {
+                    keys[at..][..d].copy_from_slice(k);
+                    values[at..][..d].copy_from_slice(v);
+                }
+                Store::F16(keys, values) => {
+                    keys[at..][..d].convert_from_f32_slice(k);
+                    values[at..][..d].convert_from_f32_slice(v);
+                }
+            }
         }
     }
 
@@ -95,6 +73,7 @@ impl KvCache {
     /// `scores` has room for as many numbers, `room (D)` for one row.
     pub(super) fn attend(
         &self,
+        isa: Isa,
         out: &mut [f32],
         layer: usize,
         head: usize,
@@ -103,15 +82,26 @@ impl KvCache {
         scores: &mut [f32],
         room: &mut [f32],
     ) {
-        let scale = 1.0 / (self.d as f32).sqrt();
+        let (from, len) = (self.at(layer, head, 0), (position + 1) * self.d);
         let scores = &mut scores[..=position];
-        for (p, s) in scores.iter_mut().enumerate() {
-            *s = kernels::dot(q, self.k.get(self.at(layer, head, p), room)) * scale;
+        match &self.store {
+            Store::F32(k, v) => isa.run(Attend { out, q, k: &k[from..][..len], v: &v[from..][..len], scores, room }),
+            Store::F16(k, v) => isa.run(Attend { out, q, k: &k[from..][..len], v: &v[from..][..len], scores, room }),
         }
-        kernels::softmax(scores);
-        out.fill(0.0);
-        for (p, &s) in scores.iter().enumerate() {
-            kernels::axpy(out, s, self.v.get(self.at(layer, head, p), room));
-        }
+    }
+}
+
+impl Rows for &[f32] {
+    #[inline(always)]
+    fn row<'a>(&'a self, position: usize, room: &'a mut [f32]) -> &'a [f32] {
+        &self[position * room.len()..][..room.len()]
+    }
+}
+
+impl Rows for &[f16] {
+    #[inline(always)]
+    fn row<'a>(&'a self, position: usize, room: &'a mut [f32]) -> &'a [f32] {
+        self[position * room.len()..][..room.len()].convert_to_f32_slice(room);
+        room
     }
 }

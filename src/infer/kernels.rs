@@ -1,55 +1,203 @@
-//! Inner loops of a session, plain arrays that the compiler vectorises.
+//! Inner loops of a session.
+//!
+//! Every sum has one order that does not depend on how many inputs or threads there are, so that a prompt gives the
+//! same bits in one piece and token by token.
 
-/// Partial sums kept apart: enough to fill vector registers, in an order that does not depend on the machine.
-const LANES: usize = 8;
+use crate::quant::BlockQ8_0;
+use crate::simd::{Isa, Op, Simd, math};
 
-/// Dot products of `R` rows with one vector; reading them together loads `x` once.
-#[inline]
-pub fn dots<const R: usize>(rows: [&[f32]; R], x: &[f32]) -> [f32; R] {
-    let mut acc = [[0.0f32; LANES]; R];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let rows_chunks = rows.map(|w| w[..x.len()].as_chunks::<LANES>().0);
-    for (i, x) in chunks.iter().enumerate() {
-        for r in 0..R {
-            let w = &rows_chunks[r][i];
-            for l in 0..LANES {
-                acc[r][l] += w[l] * x[l];
+/// Rows of a matrix whose products are taken together: `x` is loaded once for all of them.
+pub const ROWS: usize = 4;
+
+/// `y[k n + r] += w[k] . x[r step..]` for the first `rows` of `w` and all `n` inputs.
+pub struct Multiply<'a> {
+    /// `(rows, n)`
+    pub y: &'a mut [f32],
+    /// Weights, all of one length; those from `rows` on are not read.
+    pub w: [&'a [f32]; ROWS],
+    /// How many rows there are.
+    pub rows: usize,
+    /// Inputs, each as long as a row.
+    pub x: &'a [f32],
+    /// From one input to the next.
+    pub step: usize,
+    /// How many inputs.
+    pub n: usize,
+}
+
+impl Op for Multiply<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { y, w, rows, x, step, n } = self;
+        let len = w[0].len();
+        let input = |r: usize| &x[r * step..][..len];
+        if rows == ROWS {
+            let mut r = 0;
+            while r + 2 <= n {
+                let sums = dots(s, w, [input(r), input(r + 1)]);
+                for k in 0..ROWS {
+                    y[k * n + r] += sums[k][0];
+                    y[k * n + r + 1] += sums[k][1];
+                }
+                r += 2;
+            }
+            if r < n {
+                let sums = dots(s, w, [input(r)]);
+                (0..ROWS).for_each(|k| y[k * n + r] += sums[k][0]);
+            }
+        } else {
+            for k in 0..rows {
+                (0..n).for_each(|r| y[k * n + r] += dot(s, w[k], input(r)));
             }
         }
     }
-    let mut out = [0.0; R];
-    for r in 0..R {
-        let rest: f32 = rows[r][x.len() - tail.len()..x.len()].iter().zip(tail).map(|(w, x)| w * x).sum();
-        let a = &acc[r];
-        out[r] = ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7])) + rest;
+}
+
+/// Dot products of `R` rows with `N` vectors of their length.
+#[inline(always)]
+fn dots<S: Simd, const R: usize, const N: usize>(s: S, rows: [&[f32]; R], xs: [&[f32]; N]) -> [[f32; N]; R] {
+    let len = xs[0].len();
+    let mut acc = [[s.splat(0.0); N]; R];
+    let mut at = 0;
+    while at < len {
+        // The last vector is filled up with zeros.
+        let whole = at + S::LANES <= len;
+        let load = |v: &[f32]| if whole { s.load(&v[at..]) } else { s.load_head(&v[at..len]) };
+        let mut x = [s.splat(0.0); N];
+        for j in 0..N {
+            x[j] = load(xs[j]);
+        }
+        for i in 0..R {
+            let w = load(rows[i]);
+            for j in 0..N {
+                acc[i][j] = s.fma(w, x[j], acc[i][j]);
+            }
+        }
+        at += S::LANES;
+    }
+    let mut out = [[0.0; N]; R];
+    for i in 0..R {
+        for j in 0..N {
+            out[i][j] = s.sum(acc[i][j]);
+        }
     }
     out
 }
 
-/// Dot product.
-#[inline]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dots([a], b)[0]
+#[inline(always)]
+fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    dots(s, [a], [b])[0][0]
 }
 
-/// `y += alpha x`.
-#[inline]
-pub fn axpy(y: &mut [f32], alpha: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += alpha * x;
+/// `f(y, x)` into `y`, a vector at a time.
+#[inline(always)]
+fn each<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: impl Fn(S::V, S::V) -> S::V) {
+    let mut ys = y.chunks_exact_mut(S::LANES);
+    let mut xs = x.chunks_exact(S::LANES);
+    for (y, x) in (&mut ys).zip(&mut xs) {
+        s.store(f(s.load(y), s.load(x)), y);
+    }
+    let (y, x) = (ys.into_remainder(), xs.remainder());
+    if !y.is_empty() {
+        s.store_head(f(s.load_head(y), s.load_head(x)), y);
+    }
+}
+
+/// Decodes whole Q8_0 blocks: the loop of `quant`, compiled for the instruction set at hand.
+pub struct DecodeQ8_0<'a> {
+    /// The weights.
+    pub out: &'a mut [f32],
+    /// Their blocks.
+    pub blocks: &'a [BlockQ8_0],
+}
+
+impl Op for DecodeQ8_0<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (out, block) in self.out.as_chunks_mut().0.iter_mut().zip(self.blocks) {
+            *out = block.dequantize();
+        }
+    }
+}
+
+/// Where keys and values come from: `row(buffer)` gives a row, in the buffer or from where it lies.
+pub trait Rows: Sync {
+    /// The row of a position, `(D)`.
+    fn row<'a>(&'a self, position: usize, room: &'a mut [f32]) -> &'a [f32];
+}
+
+/// `out (D)` = what a query sees of `scores.len()` positions.
+pub struct Attend<'a, K: Rows> {
+    /// `(D)`
+    pub out: &'a mut [f32],
+    /// `(D)`
+    pub q: &'a [f32],
+    /// Keys.
+    pub k: K,
+    /// Values.
+    pub v: K,
+    /// Room for a number a position.
+    pub scores: &'a mut [f32],
+    /// Room for a row, `(D)`.
+    pub room: &'a mut [f32],
+}
+
+impl<K: Rows> Op for Attend<'_, K> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { out, q, k, v, scores, room } = self;
+        let scale = 1.0 / (q.len() as f32).sqrt();
+        for (p, score) in scores.iter_mut().enumerate() {
+            *score = dot(s, q, k.row(p, room)) * scale;
+        }
+        softmax(s, scores);
+        out.fill(0.0);
+        for (p, &weight) in scores.iter().enumerate() {
+            let weight = s.splat(weight);
+            each(s, out, v.row(p, room), |y, x| s.fma(weight, x, y));
+        }
     }
 }
 
 /// `x = exp(x) / sum exp(x)`.
-pub fn softmax(x: &mut [f32]) {
-    let max = x.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let mut sum = 0.0;
-    for v in &mut *x {
-        *v = (*v - max).exp();
-        sum += *v;
+#[inline(always)]
+fn softmax<S: Simd>(s: S, x: &mut [f32]) {
+    let greatest = x.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+    let shift = s.splat(greatest);
+    let mut chunks = x.chunks_exact_mut(S::LANES);
+    for chunk in &mut chunks {
+        s.store(math::exp(s, s.sub(s.load(chunk), shift)), chunk);
     }
-    let inverse = 1.0 / sum;
+    let rest = chunks.into_remainder();
+    s.store_head(math::exp(s, s.sub(s.load_head(rest), shift)), rest);
+    let inverse = 1.0 / x.iter().sum::<f32>();
     x.iter_mut().for_each(|v| *v *= inverse);
+}
+
+/// GPT-2's GELU in place.
+pub struct Gelu<'a>(pub &'a mut [f32]);
+
+impl Op for Gelu<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut chunks = self.0.chunks_exact_mut(S::LANES);
+        for chunk in &mut chunks {
+            s.store(math::gelu(s, s.load(chunk)), chunk);
+        }
+        let rest = chunks.into_remainder();
+        s.store_head(math::gelu(s, s.load_head(rest)), rest);
+    }
+}
+
+/// `y += x`.
+pub fn add(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x;
+    }
 }
 
 /// `y = (x - mean) / sqrt(variance + eps) w + b`, all `(C)`.
@@ -65,55 +213,103 @@ pub fn norm(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f64) {
     }
 }
 
-/// GPT-2's GELU in place: `x/2 (1 + tanh u)` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, which is `x / (1 + exp(-2u))`.
-pub fn gelu(x: &mut [f32]) {
-    const TWICE_ROOT: f32 = 1.595_769_2; // 2 sqrt(2/pi)
-    for v in x {
-        let u2 = TWICE_ROOT * (*v + 0.044_715 * *v * *v * *v);
-        *v /= 1.0 + (-u2).exp();
+/// What to do with outputs before they are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// [`Gelu`].
+    Gelu,
+}
+
+impl After {
+    /// Does it.
+    pub fn apply(self, isa: Isa, y: &mut [f32]) {
+        match self {
+            Self::Nothing => {}
+            Self::Gelu => isa.run(Gelu(y)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::GgmlType;
     use crate::rng::Rng;
 
+    fn normals(rng: &mut Rng, n: usize) -> Vec<f32> {
+        (0..n).map(|_| rng.normal() as f32).collect()
+    }
+
     #[test]
-    fn dots_have_every_term_once() {
+    fn products_have_every_term_once_and_one_order() {
         let mut rng = Rng::new(3);
-        for n in [0, 1, 7, 8, 9, 31, 64, 100] {
-            let [a, b, x] = [(); 3].map(|()| (0..n).map(|_| rng.normal() as f32).collect::<Vec<_>>());
-            let exact = |w: &[f32]| w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
-            for (got, want) in dots([&a, &b], &x).into_iter().zip([exact(&a), exact(&b)]) {
-                // A sum of n products in f32: n/2 roundings of terms of size about 1, 2^-24 each.
-                assert!((f64::from(got) - want).abs() <= 1e-6 + n as f64 * 6e-8, "{n}: {got} {want}");
+        for isa in Isa::available() {
+            for len in [1, 7, 8, 9, 31, 64, 100] {
+                for n in [1, 2, 3, 5] {
+                    let (w, x) = (normals(&mut rng, ROWS * len), normals(&mut rng, n * len));
+                    let rows = std::array::from_fn(|k| &w[k * len..][..len]);
+                    let mut y = vec![0.0; ROWS * n];
+                    isa.run(Multiply { y: &mut y, w: rows, rows: ROWS, x: &x, step: len, n });
+                    for (i, got) in y.iter().enumerate() {
+                        let (w, x) = (rows[i / n], &x[i % n * len..][..len]);
+                        let want: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                        // len/2 roundings of sums of size sqrt(len), 2^-24 each, and some room.
+                        assert!((f64::from(*got) - want).abs() <= 1e-6 + len as f64 * 6e-8, "{}, {len}: {got} {want}", isa.name());
+                        let mut alone = [0.0];
+                        isa.run(Multiply { y: &mut alone, w: [w; ROWS], rows: 1, x, step: len, n: 1 });
+                        assert_eq!(alone[0], *got, "{}: the order of a sum is always the same", isa.name());
+                    }
+                }
             }
         }
     }
 
     #[test]
-    fn gelu_is_the_tanh_form() {
-        for i in -200..=200 {
-            let x = i as f32 / 10.0;
-            let exact = {
-                let x = f64::from(x);
-                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
-            };
-            let mut y = [x];
-            gelu(&mut y);
-            // exp of an argument a of up to 40 errs by a 2^-24 relatively.
-            assert!((f64::from(y[0]) - exact).abs() <= 4e-6 * exact.abs() + 1e-7, "{x}: {} {exact}", y[0]);
+    fn blocks_decode_as_their_truth_says() {
+        let mut rng = Rng::new(4);
+        let mut bytes = vec![];
+        GgmlType::Q8_0.quantize_row(&mut bytes, &normals(&mut rng, 256));
+        let mut truth = vec![0.0; 256];
+        GgmlType::Q8_0.dequantize_row(&mut truth, &bytes);
+        for isa in Isa::available() {
+            let mut out = vec![0.0; 256];
+            isa.run(DecodeQ8_0 { out: &mut out, blocks: bytemuck::cast_slice(&bytes) });
+            assert_eq!(out, truth, "{}", isa.name());
         }
-        let mut far = [-1e20f32, 1e20, f32::MIN, f32::MAX];
-        gelu(&mut far);
-        assert_eq!(far, [-0.0, 1e20, -0.0, f32::MAX]);
+    }
+
+    #[test]
+    fn gelu_is_the_tanh_form() {
+        for isa in Isa::available() {
+            let xs: Vec<f32> = (-201..=200).map(|i| i as f32 / 10.0).collect();
+            let mut ys = xs.clone();
+            After::Gelu.apply(isa, &mut ys);
+            for (&x, &y) in xs.iter().zip(&ys) {
+                let x = f64::from(x);
+                let exact = 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+                // exp of an argument a of up to 40 errs by a 2^-24 relatively.
+                assert!((f64::from(y) - exact).abs() <= 4e-6 * exact.abs() + 1e-7, "{}: {x}: {y} {exact}", isa.name());
+            }
+        }
     }
 
     #[test]
     fn softmax_sums_to_one_at_any_height() {
-        let mut x = [1000.0f32, 1000.0, -1000.0];
-        softmax(&mut x);
-        assert_eq!(x, [0.5, 0.5, 0.0]);
+        struct Softmax<'a>(&'a mut [f32]);
+        impl Op for Softmax<'_> {
+            type Out = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) {
+                softmax(s, self.0);
+            }
+        }
+        for isa in Isa::available() {
+            let mut x = vec![-1000.0; 37];
+            (x[3], x[36]) = (1000.0, 1000.0);
+            isa.run(Softmax(&mut x));
+            assert_eq!((x[3], x[36], x[0]), (0.5, 0.5, 0.0), "{}", isa.name());
+        }
     }
 }

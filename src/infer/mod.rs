@@ -29,15 +29,17 @@
 mod cache;
 mod kernels;
 mod labels;
+mod packed;
 mod sampler;
 mod session;
 mod weights;
 
 pub use cache::{CacheType, KvCache};
 pub use labels::{continue_greedily, label_log_probs};
+pub use packed::Packed;
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
 pub use session::{Session, SessionError};
-pub use weights::{Block, Model, ModelError, Norm, Packed};
+pub use weights::{Block, Linear, Model, ModelError, Norm};
 
 /// A pool of `threads` threads to run sessions in: `pool(2)?.install(|| ...)`.
 pub fn pool(threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {

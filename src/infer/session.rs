@@ -1,8 +1,9 @@
 //! Reading tokens with a model, one after another or a prompt at once.
 
-use super::kernels;
+use super::kernels::{self, After};
 use super::weights::Linear;
 use super::{CacheType, KvCache, Model};
+use crate::simd::Isa;
 use rayon::prelude::*;
 
 /// Rows of a prompt that go through a block together: each weight is decoded once for all of them, and what they
@@ -167,7 +168,7 @@ impl<'m> Session<'m> {
     pub fn logits(&mut self) -> &[f32] {
         assert!(self.fed, "logits follow a token");
         if !self.scored {
-            self.model.head().matmul(&mut self.logits, &self.hidden, None, 1, |_| ());
+            self.model.head().matmul(self.model.isa, &mut self.logits, &self.hidden, None, 1, After::Nothing);
             self.scored = true;
         }
         &self.logits
@@ -179,7 +180,7 @@ impl<'m> Session<'m> {
     /// As [`logits`](Self::logits); if a number is no token; if `out` is shorter than `ids`.
     pub fn logits_of(&self, out: &mut [f32], ids: &[u32]) {
         assert!(self.fed, "logits follow a token");
-        self.model.head().matvec(out, ids, &self.hidden);
+        self.model.head().matvec(self.model.isa, out, ids, &self.hidden);
     }
 
     /// Reads up to [`CHUNK`] tokens, which fit.
@@ -190,24 +191,24 @@ impl<'m> Session<'m> {
             let (x, p) = (&mut x[r * c..][..c], &mut y[..c]);
             self.model.token_embd.row(x, id as usize);
             self.model.position_embd.row(p, start + r);
-            kernels::axpy(x, 1.0, p);
+            kernels::add(x, p);
         }
-        let eps = self.model.norm_eps;
+        let (isa, eps) = (self.model.isa, self.model.norm_eps);
         for (layer, block) in self.model.blocks.iter().enumerate() {
             for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
                 kernels::norm(y, x, &block.attn_norm.w, &block.attn_norm.b, eps);
             }
-            linear(qkv, wide, &block.attn_qkv, y, n, |_| ());
+            linear(isa, qkv, wide, &block.attn_qkv, y, n, After::Nothing);
             for (r, row) in qkv[..n * 3 * c].chunks(3 * c).enumerate() {
                 self.cache.put(layer, start + r, &row[c..2 * c], &row[2 * c..]);
             }
-            attention(y, heads, scores, &self.cache, qkv, layer, start, n);
-            linear_add(x, wide, &block.attn_output, y, n);
+            attention(isa, y, heads, scores, &self.cache, qkv, layer, start, n);
+            linear_add(isa, x, wide, &block.attn_output, y, n);
             for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
                 kernels::norm(y, x, &block.ffn_norm.w, &block.ffn_norm.b, eps);
             }
-            linear(ff, wide, &block.ffn_up, y, n, kernels::gelu);
-            linear_add(x, wide, &block.ffn_down, ff, n);
+            linear(isa, ff, wide, &block.ffn_up, y, n, After::Gelu);
+            linear_add(isa, x, wide, &block.ffn_down, ff, n);
         }
         kernels::norm(&mut self.hidden, &x[(n - 1) * c..][..c], &self.model.output_norm.w, &self.model.output_norm.b, eps);
         self.tokens.extend_from_slice(tokens);
@@ -216,12 +217,12 @@ impl<'m> Session<'m> {
 }
 
 /// `y (N, O) = after(x w^T + b)`, by way of `wide (O, N)`.
-fn linear(y: &mut [f32], wide: &mut [f32], w: &Linear, x: &[f32], n: usize, after: fn(&mut [f32])) {
+fn linear(isa: Isa, y: &mut [f32], wide: &mut [f32], w: &Linear, x: &[f32], n: usize, after: After) {
     let o = w.w.rows();
     if n == 1 {
-        return w.w.matmul(y, x, Some(&w.b), 1, after);
+        return w.w.matmul(isa, y, x, Some(&w.b), 1, after);
     }
-    w.w.matmul(wide, x, Some(&w.b), n, after);
+    w.w.matmul(isa, wide, x, Some(&w.b), n, after);
     for (i, column) in wide[..o * n].chunks(n).enumerate() {
         for (r, v) in column.iter().enumerate() {
             y[r * o + i] = *v;
@@ -230,9 +231,9 @@ fn linear(y: &mut [f32], wide: &mut [f32], w: &Linear, x: &[f32], n: usize, afte
 }
 
 /// `x (N, O) += y w^T + b`: back into the residual stream.
-fn linear_add(x: &mut [f32], wide: &mut [f32], w: &Linear, y: &[f32], n: usize) {
+fn linear_add(isa: Isa, x: &mut [f32], wide: &mut [f32], w: &Linear, y: &[f32], n: usize) {
     let o = w.w.rows();
-    w.w.matmul(wide, y, Some(&w.b), n, |_| ());
+    w.w.matmul(isa, wide, y, Some(&w.b), n, After::Nothing);
     for (i, column) in wide[..o * n].chunks(n).enumerate() {
         for (r, v) in column.iter().enumerate() {
             x[r * o + i] += v;
@@ -243,7 +244,17 @@ fn linear_add(x: &mut [f32], wide: &mut [f32], w: &Linear, y: &[f32], n: usize) 
 /// `y (N, C)` = attention of the rows from position `start` on, a thread a head.
 ///
 /// `qkv (N, 3C)`; `heads (H, N D)` and `scores (H, T + D)` are room to work in.
-fn attention(y: &mut [f32], heads: &mut [f32], scores: &mut [f32], cache: &KvCache, qkv: &[f32], layer: usize, start: usize, n: usize) {
+fn attention(
+    isa: Isa,
+    y: &mut [f32],
+    heads: &mut [f32],
+    scores: &mut [f32],
+    cache: &KvCache,
+    qkv: &[f32],
+    layer: usize,
+    start: usize,
+    n: usize,
+) {
     let (h, d) = cache.heads();
     let c = h * d;
     let heads = &mut heads[..n * c];
@@ -252,7 +263,7 @@ fn attention(y: &mut [f32], heads: &mut [f32], scores: &mut [f32], cache: &KvCac
         let (row, scores) = room.split_at_mut(d);
         for (r, out) in out.chunks_mut(d).enumerate() {
             let q = &qkv[r * 3 * c + head * d..][..d];
-            cache.attend(out, layer, head, start + r, q, scores, row);
+            cache.attend(isa, out, layer, head, start + r, q, scores, row);
         }
     };
     if rayon::current_num_threads() == 1 {

@@ -1,11 +1,11 @@
 //! A GPT-2 from a GGUF file: sizes, tokenizer, matrices where they lie in the file.
 
-use super::kernels;
+use super::Packed;
 use crate::data::tokenizer::{Tokenizer, TokenizerError};
 use crate::gguf::{Gguf, GgufError, TensorInfo, View};
 use crate::model::{Config, ConfigError};
 use crate::quant::GgmlType;
-use rayon::prelude::*;
+use crate::simd::Isa;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,141 +31,6 @@ pub enum ModelError {
         /// Which token or merge, and why.
         source: TokenizerError,
     },
-}
-
-/// A matrix `(rows, cols)` in its file.
-#[derive(Clone)]
-pub struct Packed {
-    file: Arc<Gguf>,
-    tensor: TensorInfo,
-    ty: GgmlType,
-    rows: usize,
-    cols: usize,
-}
-
-/// Weights of a row that are decoded together, a multiple of every format's block: four such pieces stay in L1.
-const PIECE: usize = 512;
-/// Rows whose products with one input are taken together.
-const ROWS: usize = 4;
-/// Rows that a thread takes at a time.
-const SHARE: usize = 16;
-/// Fewest multiplications worth a thread's while: some 20 microseconds.
-const GRAIN: usize = 1 << 17;
-
-impl Packed {
-    /// Number of rows.
-    #[must_use]
-    pub const fn rows(&self) -> usize {
-        self.rows
-    }
-    /// Length of a row.
-    #[must_use]
-    pub const fn cols(&self) -> usize {
-        self.cols
-    }
-    /// Its format.
-    #[must_use]
-    pub const fn ty(&self) -> GgmlType {
-        self.ty
-    }
-
-    /// `out (cols)` = row `i`.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn row(&self, out: &mut [f32], i: usize) {
-        self.ty.dequantize_row(&mut out[..self.cols], &self.bytes(i)[..self.ty.row_bytes(self.cols)]);
-    }
-
-    /// The file's bytes from row `i` on.
-    fn bytes(&self, i: usize) -> &[u8] {
-        assert!(i < self.rows, "row {i} of {}", self.rows);
-        &self.file.data(&self.tensor)[i * self.ty.row_bytes(self.cols)..]
-    }
-
-    /// All weights, where they are `f32` in the file.
-    fn plain(&self) -> Option<&[f32]> {
-        if self.ty != GgmlType::F32 {
-            return None;
-        }
-        // A tensor lies at a multiple of 8 in the file, and the file at one in memory.
-        bytemuck::try_cast_slice(self.file.data(&self.tensor)).ok()
-    }
-
-    /// `y += w[ids] x`: products of the rows `ids`, up to [`ROWS`] of them, with `n` inputs.
-    ///
-    /// `y (ids, n)`, `x (n, cols)`; `room` is for decoded weights.
-    fn products(&self, y: &mut [f32], ids: &[usize], x: &[f32], n: usize, room: &mut Room) {
-        if let Some(all) = self.plain() {
-            let row = |k: usize| ids.get(k).map_or(&[][..], |id| &all[id * self.cols..][..self.cols]);
-            return multiply(y, std::array::from_fn(row), ids.len(), x, self.cols, n);
-        }
-        for from in (0..self.cols).step_by(PIECE) {
-            let len = PIECE.min(self.cols - from);
-            for (room, &i) in room.iter_mut().zip(ids) {
-                self.ty.dequantize_row(&mut room[..len], &self.bytes(i)[self.ty.row_bytes(from)..]);
-            }
-            multiply(y, std::array::from_fn(|k| &room[k][..len]), ids.len(), &x[from..], self.cols, n);
-        }
-    }
-
-    /// `y (rows, n) = w x^T + b`, then `after` over it: one output's `n` values lie together, so that threads can
-    /// share the work by rows. `x (n, cols)`, `b (rows)`. With `n = 1` this is decoding's matrix times vector.
-    pub(super) fn matmul(&self, y: &mut [f32], x: &[f32], b: Option<&[f32]>, n: usize, after: fn(&mut [f32])) {
-        let y = &mut y[..self.rows * n];
-        let work = |(i, y): (usize, &mut [f32])| {
-            let mut room = [[0.0; PIECE]; ROWS];
-            for (j, y) in y.chunks_mut(ROWS * n).enumerate() {
-                let first = i * SHARE + j * ROWS;
-                let ids: [usize; ROWS] = std::array::from_fn(|k| first + k);
-                for (y, &id) in y.chunks_mut(n).zip(&ids) {
-                    y.fill(b.map_or(0.0, |b| b[id]));
-                }
-                self.products(y, &ids[..y.len() / n], x, n, &mut room);
-            }
-            after(y);
-        };
-        if rayon::current_num_threads() == 1 {
-            y.chunks_mut(SHARE * n).enumerate().for_each(work);
-        } else {
-            let grain = GRAIN.div_ceil(SHARE * n * self.cols);
-            y.par_chunks_mut(SHARE * n).enumerate().with_min_len(grain).for_each(work);
-        }
-    }
-
-    /// `y[i] = w[ids[i]] . x` for any rows.
-    ///
-    /// # Panics
-    /// If there is no such row, or `y` is shorter than `ids`.
-    pub fn matvec(&self, y: &mut [f32], ids: &[u32], x: &[f32]) {
-        let mut room = [[0.0; PIECE]; ROWS];
-        for (y, ids) in y[..ids.len()].chunks_mut(ROWS).zip(ids.chunks(ROWS)) {
-            y.fill(0.0);
-            let few: [usize; ROWS] = std::array::from_fn(|k| ids.get(k).map_or(0, |&id| id as usize));
-            self.products(y, &few[..ids.len()], x, 1, &mut room);
-        }
-    }
-}
-
-/// Decoded pieces of [`ROWS`] rows.
-type Room = [[f32; PIECE]; ROWS];
-
-/// `y[k n + r] += w[k] . x[r step..]` for the first `rows` of `w` and all `n` inputs.
-fn multiply(y: &mut [f32], w: [&[f32]; ROWS], rows: usize, x: &[f32], step: usize, n: usize) {
-    let len = w[0].len();
-    if rows == ROWS {
-        for r in 0..n {
-            for (k, v) in kernels::dots(w, &x[r * step..][..len]).into_iter().enumerate() {
-                y[k * n + r] += v;
-            }
-        }
-    } else {
-        for (k, w) in w[..rows].iter().enumerate() {
-            for r in 0..n {
-                y[k * n + r] += kernels::dot(w, &x[r * step..][..len]);
-            }
-        }
-    }
 }
 
 /// A LayerNorm's weight and bias, `(C)` each.
@@ -220,6 +85,8 @@ pub struct Model {
     pub output: Option<Packed>,
     /// The file, with its metadata.
     pub file: Arc<Gguf>,
+    /// The instruction set to run with; the machine's best, unless it is set to another.
+    pub isa: Isa,
 }
 
 impl Model {
@@ -256,6 +123,7 @@ impl Model {
             config,
             tokenizer,
             file: file.clone(),
+            isa: Isa::detect(),
         })
     }
 
@@ -344,7 +212,7 @@ impl Loader<'_> {
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Packed, GgufError> {
         let (tensor, ty) = self.tensor(name, &[cols, rows])?;
-        Ok(Packed { file: self.file.clone(), tensor: tensor.clone(), ty, rows, cols })
+        Ok(Packed::new(self.file.clone(), tensor.clone(), ty, rows, cols))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {

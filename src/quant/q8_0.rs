@@ -38,7 +38,7 @@ impl BlockQ8_0 {
     }
 
     /// The 32 weights.
-    #[inline]
+    #[inline(always)] // so that callers compiled for AVX2 and the like get it in their own instructions
     #[must_use]
     pub fn dequantize(&self) -> [f32; LEN] {
         let d = self.scale();

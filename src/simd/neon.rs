@@ -136,4 +136,42 @@ impl Simd for Neon {
         }
         v!(body::<AI>(self, t));
     }
+    #[inline(always)]
+    unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
+        v!(interleave(dst, width, src, stride, rows, k));
+    }
+}
+
+/// [`Simd::interleave`] in squares of 4 x 4.
+///
+/// # Safety
+/// As there; the machine must have NEON.
+#[target_feature(enable = "neon")]
+unsafe fn interleave(dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
+    // SAFETY: lines from `rows` on and terms from `k` on are neither read nor written; all of a square's four lines
+    // are within `width`.
+    unsafe {
+        let (high, whole) = (width / 4 * 4, k / 4 * 4);
+        for p in (0..whole).step_by(4) {
+            for i in (0..high).step_by(4) {
+                let mut line = [vdupq_n_f32(0.0); 4];
+                for r in 0..4 {
+                    if i + r < rows {
+                        line[r] = vld1q_f32(src.add((i + r) * stride + p));
+                    }
+                }
+                let (a, b) = (vtrnq_f32(line[0], line[1]), vtrnq_f32(line[2], line[3]));
+                let to = dst.add(p * width + i);
+                vst1q_f32(to, vcombine_f32(vget_low_f32(a.0), vget_low_f32(b.0)));
+                vst1q_f32(to.add(width), vcombine_f32(vget_low_f32(a.1), vget_low_f32(b.1)));
+                vst1q_f32(to.add(2 * width), vcombine_f32(vget_high_f32(a.0), vget_high_f32(b.0)));
+                vst1q_f32(to.add(3 * width), vcombine_f32(vget_high_f32(a.1), vget_high_f32(b.1)));
+            }
+        }
+        for p in 0..k {
+            for i in if p < whole { high } else { 0 }..width {
+                *dst.add(p * width + i) = if i < rows { *src.add(i * stride + p) } else { 0.0 };
+            }
+        }
+    }
 }

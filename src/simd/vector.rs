@@ -163,7 +163,9 @@ macro_rules! tiles {
     ($s:expr, $t:expr, $ai:expr, [$($rows:literal)+]) => {
         match ($t.rows, $t.vecs) {
             $(
+                // SAFETY: the shape is the tile's; the rest is the caller's promise.
                 ($rows, 1) => unsafe { $crate::simd::vector::tile::<_, $rows, 1, $ai>($s, $t) },
+                // SAFETY: as above.
                 ($rows, 2) => unsafe { $crate::simd::vector::tile::<_, $rows, 2, $ai>($s, $t) },
             )+
             (rows, vecs) => unreachable!("no register tile of {rows} rows and {vecs} vectors"),

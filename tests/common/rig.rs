@@ -3,6 +3,7 @@
 use tinyllm::backend::Backend;
 use tinyllm::model::{Config, Decoder, HostBatch, Lora, Spec, Target, Tree};
 use tinyllm::rng::{self, Rng};
+use tinyllm::train::checkpoint::Moment;
 use tinyllm::train::{Adam, Learner};
 
 /// A model in training and the weights it was given.
@@ -22,9 +23,8 @@ impl<B: Backend> Rig<B> {
     }
 
     /// Leaves NaN in every buffer that a pass writes, in all its rows: what is then not written shows.
-    /// `be` is another instance of the learner's backend.
+    /// For a learner that has not learned yet; `be` is another instance of its backend.
     pub fn poison(&mut self, be: &B) {
-        let moments = self.learner.host_moments().unwrap();
         for (w, given) in self.learner.weights_mut().leaves_mut().into_iter().zip(self.given.leaves()) {
             be.upload(w, &vec![f32::NAN; given.len()]).unwrap();
         }
@@ -33,7 +33,15 @@ impl<B: Backend> Rig<B> {
         for (w, given) in self.learner.weights_mut().leaves_mut().into_iter().zip(self.given.leaves()) {
             be.upload(w, given).unwrap();
         }
-        self.learner.load_moments(&moments).unwrap();
+        let trained = self.learner.trained();
+        for (leaf, given) in self.given.leaves().into_iter().enumerate().filter(|&(leaf, _)| trained[leaf]) {
+            for part in [Moment::First, Moment::Second] {
+                self.learner.set_moment(leaf, part, &vec![0.0; given.len()]).unwrap();
+            }
+            if B::MASTERS {
+                self.learner.set_moment(leaf, Moment::Master, given).unwrap();
+            }
+        }
     }
 
     /// A step at rate 0, which leaves gradients and activations and changes no weight: the loss.

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use tinyllm::infer::{CacheType, Model, Session};
+use tinyllm::simd::Isa;
 
 /// The model and how to run it.
 #[derive(clap::Args)]
@@ -28,7 +29,8 @@ enum Cache {
 impl ModelArgs {
     /// Opens the model.
     pub fn open(&self) -> Result<Model> {
-        let model = Model::open(&self.model)?;
+        let mut model = Model::open(&self.model)?;
+        model.isa = Isa::from_env()?;
         model.file.prefault();
         Ok(model)
     }

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
-use crate::{bench, finetune, prepare, pretrain, ranges};
+use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart, ranges};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -20,9 +20,12 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Finetune(finetune::Args),
+    Eval(eval::Args),
+    Export(export::Args),
     Bench(bench::Args),
 }
 
@@ -39,9 +42,12 @@ impl Cli {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
         }
         match self.command {
+            Command::Quickstart(args) => args.run(),
             Command::Prepare(args) => args.run(),
             Command::Pretrain(args) => args.run(),
             Command::Finetune(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Bench(args) => args.run(),
         }
     }

@@ -3,10 +3,13 @@
 mod args;
 mod bench;
 mod device;
+mod eval;
+mod export;
 mod finetune;
 mod launch;
 mod prepare;
 mod pretrain;
+mod quickstart;
 mod ranges;
 
 use clap::Parser;

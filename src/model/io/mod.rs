@@ -1,5 +1,6 @@
 //! The model's files: Hugging Face folders, PEFT adapters, GGUF. Each is the tree's leaves under other names.
 
+pub mod gguf;
 pub mod hf;
 pub mod peft;
 pub mod safetensors;

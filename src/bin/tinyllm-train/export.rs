@@ -1,0 +1,116 @@
+//! `export`: a model file for a board.
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+use tinyllm::data::Codec;
+use tinyllm::data::Tokenizer;
+use tinyllm::data::prepared::Prepared;
+use tinyllm::model::io::gguf::{self, Card};
+use tinyllm::quant::GgmlType;
+use tinyllm::train::checkpoint::{self, Model};
+use tinyllm::train::config::RunConfig;
+
+/// Writes a model as GGUF, with its tokenizer, codec and labels: all that `tinyllm-run` needs.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tinyllm-train export runs/task --type q8_0 --out model.gguf
+  tinyllm-train export runs/task --type f32,f16,q8_0 --out models       a folder, a file a type")]
+pub struct Args {
+    /// A run's folder (its best checkpoint is used) or a checkpoint in it.
+    run: PathBuf,
+    /// How matrices are stored; several, comma-separated, make a folder.
+    #[arg(long = "type", value_enum, value_delimiter = ',', default_value = "q8_0")]
+    types: Vec<Type>,
+    /// The file, or with several types the folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// The prepared data whose codec and labels go into the file; found through the run's config.toml where it is not given.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+/// What `--type` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Type {
+    /// 32 bits a weight: for checking.
+    F32,
+    /// 16 bits a weight.
+    F16,
+    /// 8.5 bits a weight.
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl Type {
+    const fn ggml(self) -> GgmlType {
+        match self {
+            Self::F32 => GgmlType::F32,
+            Self::F16 => GgmlType::F16,
+            Self::Q8_0 => GgmlType::Q8_0,
+        }
+    }
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let model = checkpoint::load_model(&self.run)?;
+        let data = match &self.data {
+            Some(data) => Some(Prepared::open(data)?),
+            None => data_of(&self.run, &model.dir)?,
+        };
+        let codec = data.as_ref().and_then(|d| d.codec.as_ref());
+        if codec.is_none() {
+            eprintln!(
+                "{}: no codec goes into the file, so `tinyllm-run classify` will not know how to read sensors; give --data if there is one",
+                self.run.display()
+            );
+        }
+        if let [ty] = self.types[..] {
+            return export(&model, codec, ty, &self.out);
+        }
+        ensure!(!self.out.is_file(), "{}: it is a file, and several types need a folder", self.out.display());
+        std::fs::create_dir_all(&self.out).with_context(|| format!("{}: cannot create the folder", self.out.display()))?;
+        for ty in self.types {
+            let name = ty.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+            export(&model, codec, ty, &self.out.join(format!("model-{name}.gguf")))?;
+        }
+        Ok(())
+    }
+}
+
+/// The data that the checkpoint's run was fine-tuned on, if it is a run of ours that was.
+fn data_of(run: &Path, checkpoint: &Path) -> Result<Option<Prepared>> {
+    for dir in [run, checkpoint.parent().unwrap_or(run)] {
+        if dir.join("config.toml").is_file() {
+            let config = RunConfig::read(dir)?;
+            let found = Prepared::open(&config.data).with_context(|| {
+                format!("{}: the run's data is needed for the codec; give --data if it was moved", config.data.display())
+            })?;
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes one file and says what it is.
+pub fn export(model: &Model, codec: Option<&Codec>, ty: Type, out: &Path) -> Result<()> {
+    let tokenizer = Tokenizer::from_hf_dir(&model.dir)?;
+    let mut texts = Vec::new();
+    if let Some(codec) = codec {
+        texts.push(("tinyllm.codec".into(), codec.to_json()));
+        texts.push(("tinyllm.template".into(), codec.template.prompt.clone()));
+    }
+    let card = Card {
+        name: format!("TinyLLM {:.1}M", model.config.parameters() as f64 / 1e6),
+        tokens: tokenizer.gguf_tokens(),
+        merges: tokenizer.gguf_merges(),
+        end_token: tokenizer.end_token(),
+        texts,
+        labels: codec.map_or_else(Vec::new, |c| c.labels.clone()),
+    };
+    gguf::write(out, &model.config, &model.weights, &card, ty.ggml())?;
+    let bytes = std::fs::metadata(out).with_context(|| out.display().to_string())?.len();
+    eprintln!("{}: {} of {}, {:.2} MB", out.display(), ty.ggml().name(), model.dir.display(), bytes as f64 / 1e6);
+    Ok(())
+}

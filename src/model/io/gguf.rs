@@ -1,0 +1,102 @@
+//! A model as GGUF: what llama.cpp and `tinyllm-run` load.
+
+use crate::gguf::{GgufError, Value, Writer};
+use crate::model::{Config, Decoder, Tree};
+use crate::quant::GgmlType;
+use rayon::prelude::*;
+use std::io::Write;
+use std::path::Path;
+
+/// What a model says of itself beside its weights.
+#[derive(Clone, Debug, Default)]
+pub struct Card {
+    /// Shown by programs that list models.
+    pub name: String,
+    /// Tokens in byte-level-unicode form, by id.
+    pub tokens: Vec<String>,
+    /// Merges in rank order: "a b".
+    pub merges: Vec<String>,
+    /// The token that ends a text.
+    pub end_token: u32,
+    /// Our own keys: `tinyllm.codec`, `tinyllm.template`, ...
+    pub texts: Vec<(String, String)>,
+    /// `tinyllm.labels`; empty where the model is no classifier.
+    pub labels: Vec<String>,
+}
+
+/// Rows that are encoded together: some megabytes, so that neither all of a tensor's bytes nor a thread's start counts.
+const ROWS: usize = 1024;
+
+/// Writes weights as a GGUF file, whole or not at all. Matrices are stored as `ty`; norms, biases and the position
+/// embedding stay F32, as llama.cpp wants them. Where a row is no whole number of `ty`'s blocks it falls back to F16.
+///
+/// # Panics
+/// If an adapter is not merged.
+pub fn write(path: &Path, config: &Config, weights: &Decoder<Vec<f32>>, card: &Card, ty: GgmlType) -> Result<(), GgufError> {
+    let spec = Decoder::spec(config, None);
+    let (specs, leaves) = (spec.leaves(), weights.leaves());
+    assert_eq!(specs.len(), leaves.len(), "a merged model");
+    let mut w = Writer::new();
+    let size = |n: usize| n as u32;
+    w.meta("general.architecture", "gpt2")
+        .meta("general.name", card.name.as_str())
+        .meta("general.file_type", file_type(ty))
+        .meta("general.quantization_version", 2u32)
+        .meta("gpt2.context_length", size(config.n_ctx))
+        .meta("gpt2.embedding_length", size(config.n_embd))
+        .meta("gpt2.block_count", size(config.n_layer))
+        .meta("gpt2.feed_forward_length", size(config.ff()))
+        .meta("gpt2.attention.head_count", size(config.n_head))
+        .meta("gpt2.attention.layer_norm_epsilon", crate::backend::NORM_EPS as f32)
+        .meta("tokenizer.ggml.model", "gpt2")
+        .meta("tokenizer.ggml.pre", "gpt-2")
+        .meta("tokenizer.ggml.tokens", Value::strings(card.tokens.iter().cloned()))
+        .meta("tokenizer.ggml.token_type", Value::i32s((0..size(card.tokens.len())).map(|id| if id == card.end_token { 3 } else { 1 })))
+        .meta("tokenizer.ggml.merges", Value::strings(card.merges.iter().cloned()))
+        .meta("tokenizer.ggml.bos_token_id", card.end_token)
+        .meta("tokenizer.ggml.eos_token_id", card.end_token)
+        .meta("tinyllm.version", env!("CARGO_PKG_VERSION"));
+    for (key, text) in &card.texts {
+        w.meta(key, text.as_str());
+    }
+    if !card.labels.is_empty() {
+        w.meta("tinyllm.labels", Value::strings(card.labels.iter().cloned()));
+    }
+    for (s, leaf) in specs.into_iter().zip(leaves) {
+        let cols = *s.shape.last().expect("a parameter has a shape");
+        let stored = if s.shape.len() == 1 || s.name == "position_embd.weight" {
+            GgmlType::F32
+        } else if cols.is_multiple_of(ty.block_len()) {
+            ty
+        } else {
+            GgmlType::F16
+        };
+        let dims: Vec<u64> = s.shape.iter().rev().map(|&d| d as u64).collect();
+        let fill = move |out: &mut dyn Write| {
+            for rows in leaf.chunks(ROWS * cols) {
+                let encoded: Vec<Vec<u8>> = rows
+                    .par_chunks(cols)
+                    .map(|row| {
+                        let mut bytes = Vec::with_capacity(stored.row_bytes(cols));
+                        stored.quantize_row(&mut bytes, row);
+                        bytes
+                    })
+                    .collect();
+                encoded.iter().try_for_each(|row| out.write_all(row))?;
+            }
+            Ok(())
+        };
+        w.tensor(&s.name, stored.id(), &dims, Box::new(fill));
+    }
+    w.write(path)
+}
+
+/// llama.cpp's number for a file whose matrices are mostly of this type (`LLAMA_FTYPE_*`).
+const fn file_type(ty: GgmlType) -> u32 {
+    match ty {
+        GgmlType::F32 => 0,
+        GgmlType::F16 => 1,
+        GgmlType::Q8_0 => 7,
+        GgmlType::BF16 => 32,
+    }
+}
