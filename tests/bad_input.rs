@@ -278,7 +278,28 @@ fn data_and_checkpoints() {
     ] {
         table.refused(&place, what, TRAIN, &args, 1, words);
     }
-    table.done(28);
+
+    place.edit("recipe.toml", "trimmed = 400", "trimmed = 390");
+    place.ok(&["prepare", "recipe.toml", "--out", "other"]);
+    place.write("there.gguf", "precious");
+    fs::create_dir(place.path("models")).unwrap();
+    place.write("models/model-f16.gguf", "precious");
+    let stranger = &["other: its tokenizer is not the one", "--data"][..];
+    for (what, args, words) in [
+        ("eval of nothing", &["eval", "norun", "--data", "data"][..], &["norun: there is no such folder"][..]),
+        ("eval without data", &["eval", "task", "--data", "nodata"], &["nodata: ", "tinyllm-train prepare"]),
+        ("eval on data of others", &["eval", "task", "--data", "other"], stranger),
+        ("export of nothing", &["export", "norun", "--out", "new.gguf"], &["norun: there is no such folder"]),
+        ("export of data", &["export", "data", "--out", "new.gguf"], &["data: it is neither a run"]),
+        ("export with data of others", &["export", "task", "--data", "other", "--out", "new.gguf"], stranger),
+        ("export over a file", &["export", "task", "--out", "there.gguf"], &["there.gguf: it exists already", "another --out"]),
+        ("export into files", &["export", "task", "--type", "f32,f16", "--out", "models"], &["models/model-f16.gguf: it exists already"]),
+        ("export of several to a file", &["export", "task", "--type", "f32,f16", "--out", "there.gguf"], &["there.gguf: it is a file"]),
+        ("quickstart over a folder", &["quickstart", "--out", "data"], &["data: it exists already", "another --out"]),
+    ] {
+        table.refused(&place, what, TRAIN, args, 1, words);
+    }
+    table.done(38);
 }
 
 #[test]
@@ -346,6 +367,9 @@ fn numbers_out_of_range() {
     {
         table.refused(&place, &args.join(" "), TRAIN, args, 2, &[]);
     }
+    for args in [&["eval", "base", "--data", "data", "--split", "exam"][..], &["export", "base", "--type", "q4", "--out", "new"]] {
+        table.refused(&place, &args.join(" "), TRAIN, args, 2, &["[possible values: "]);
+    }
     table.done(70);
 }
 
@@ -409,16 +433,20 @@ fn a_full_disk() {
     if Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|out| out.status.success()) {
         let on_disk = |kb: u32, script: &str| {
             fs::create_dir_all(place.path("disk")).unwrap();
-            let script = format!("mount -t tmpfs -o size={kb}k tmpfs disk || exit 99; {script}; code=$?; cp -a disk after; exit $code");
+            let script = format!(
+                "rm -rf after; mount -t tmpfs -o size={kb}k tmpfs disk || exit 99; {script}; code=$?; cp -a disk after; exit $code"
+            );
             place.command("unshare", &["-rm", "sh", "-c", &script]).output().unwrap()
         };
         let out = on_disk(1800, &format!("cp -a run disk/run; '{TRAIN}' pretrain --resume --out disk/run"));
         table.judge("a full disk", &out, 1, &["disk/run/.last.tmp-", "No space left", "make room there", "--resume --out disk/run"]);
         assert_eq!((differing(&last, &place.files("after/run/last")), place.leftovers("after/run")), (vec![], vec![]));
-        fs::remove_dir_all(place.path("after")).unwrap();
         let out = on_disk(40, &format!("'{TRAIN}' prepare recipe.toml --out disk/data"));
         table.judge("no room for data", &out, 1, &["disk/", "No space left", "make room there"]);
         assert_eq!(fs::read_dir(place.path("after")).unwrap().count(), 0, "no half of the data stays");
+        let out = on_disk(40, &format!("'{TRAIN}' export whole --out disk/model.gguf"));
+        table.judge("no room for a model file", &out, 1, &["disk/model.gguf: cannot write", "No space left", "make room there"]);
+        assert_eq!(fs::read_dir(place.path("after")).unwrap().count(), 0, "no half of a model stays");
     } else {
         println!("no mount namespaces here: the really full disk was left out");
     }
