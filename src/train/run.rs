@@ -95,6 +95,9 @@ pub enum RunError {
     Checkpoint(#[from] CheckpointError),
 }
 
+/// Writes a checkpoint of a learner that stands at this state.
+pub type Save<'a, B> = dyn FnMut(Which, &Learner<B>, &State) -> Result<(), RunError> + 'a;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -114,7 +117,7 @@ pub fn run<B: Backend>(
     feed: &mut dyn Feed,
     state: &mut State,
     name: &str,
-    save: &mut dyn FnMut(Which, &Learner<B>, &State) -> Result<(), RunError>,
+    save: &mut Save<'_, B>,
 ) -> Result<End, RunError> {
     let steps = plan.schedule.steps;
     if state.step > 0 {

@@ -39,15 +39,13 @@ fn peft_name(spec: &Spec) -> String {
 }
 
 fn config_json(lora: &Lora, base: &str) -> Value {
-    // As it was typed: 0.05, not the double nearest to the single nearest to it.
-    let dropout: f64 = lora.dropout.to_string().parse().unwrap_or(f64::from(lora.dropout));
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
-        "lora_dropout": dropout,
+        "lora_dropout": lora.dropout,
         "target_modules": lora.targets.iter().map(|t| t.hf_name()).collect::<Vec<_>>(),
         "fan_in_fan_out": true,
         "bias": "none",
