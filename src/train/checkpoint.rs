@@ -279,7 +279,7 @@ pub struct Model {
 pub fn load_model(path: &Path) -> Result<Model, CheckpointError> {
     let dir = RunDir::open(path)?.checkpoint;
     let (config, weights) = hf::read(&dir)?;
-    let tokenizer = TokenizerFiles::read(&dir)?;
+    let tokenizer = TokenizerFiles::read(&dir, &config)?;
     Ok(Model { dir, config, weights, tokenizer })
 }
 
@@ -321,7 +321,8 @@ pub fn load_training_state(dir: &Path, base: Option<&Path>) -> Result<Training, 
         }
     };
     let optimizer = OptimizerFile::open(&optimizer, &Decoder::spec(&config, lora.as_ref()))?;
-    Ok(Training { state, config, lora, weights, tokenizer: TokenizerFiles::read(dir)?, optimizer })
+    let tokenizer = TokenizerFiles::read(dir, &config)?;
+    Ok(Training { state, config, lora, weights, tokenizer, optimizer })
 }
 
 /// Reads a checkpoint's `state.json` alone.

@@ -14,7 +14,8 @@ fn lora() -> Lora {
 }
 
 fn tokenizer() -> TokenizerFiles {
-    TokenizerFiles { vocab_json: r#"{"a":0,"<|endoftext|>":6}"#.into(), merges_txt: "#version: 0.2\n".into() }
+    let vocab_json = r#"{"a":0,"b":1,"c":2,"d":3,"e":4,"f":5,"<|endoftext|>":6}"#.into();
+    TokenizerFiles { vocab_json, merges_txt: "#version: 0.2\n".into() }
 }
 
 fn state(base: Option<Base>) -> State {

@@ -33,9 +33,17 @@ pub struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// The two files of a folder, as text.
-    pub fn read(dir: &Path) -> Result<Self, ModelFileError> {
-        Ok(Self { vocab_json: read_text(&dir.join(VOCAB))?, merges_txt: read_text(&dir.join(MERGES))? })
+    /// The two files of a folder, as text; there must be a token for each row of the model's embedding, and no more.
+    pub fn read(dir: &Path, config: &Config) -> Result<Self, ModelFileError> {
+        let path = dir.join(VOCAB);
+        let files = Self { vocab_json: read_text(&path)?, merges_txt: read_text(&dir.join(MERGES))? };
+        let tokens = serde_json::from_str::<HashMap<String, u64>>(&files.vocab_json).map_err(|e| ModelFileError::format(&path, e))?.len();
+        if tokens != config.vocab() {
+            let message =
+                format!("it has {tokens} tokens, but {CONFIG} says {}: tokenizer and model are not of one checkpoint", config.vocab());
+            return Err(ModelFileError::format(&path, message));
+        }
+        Ok(files)
     }
 
     /// The id of the end token, if there is one.
@@ -220,9 +228,20 @@ pub(crate) mod tests {
         let (config, read) = read(dir.path()).unwrap();
         assert_eq!(config, small());
         assert_eq!(read.leaves(), weights.leaves());
-        assert_eq!(TokenizerFiles::read(dir.path()).unwrap(), tokenizer());
+        assert_eq!(TokenizerFiles::read(dir.path(), &small()).unwrap(), tokenizer());
         let json: Value = serde_json::from_str(&read_text(&dir.path().join(CONFIG)).unwrap()).unwrap();
         assert_eq!((&json["eos_token_id"], &json["n_inner"], &json["layer_norm_epsilon"]), (&json!(6), &json!(10), &json!(1e-5)));
+    }
+
+    #[test]
+    fn a_tokenizer_of_another_size_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        written(dir.path());
+        let read = |v| TokenizerFiles::read(dir.path(), &Config { n_vocab: Some(v), ..small() });
+        assert!(read(7).is_ok());
+        assert!(read(8).unwrap_err().to_string().contains("vocab.json: it has 7 tokens, but config.json says 8"));
+        fs::write(dir.path().join(VOCAB), "{\"a\"").unwrap();
+        assert!(read(7).unwrap_err().to_string().contains("vocab.json: EOF"));
     }
 
     #[test]
