@@ -4,8 +4,9 @@
     check_llama_cpp.py --run target/release/tinyllm-run --f32 m-f32.gguf --f16 m-f16.gguf --q8_0 m-q8_0.gguf
 
 All files are of the same model. For each it is checked that llama.cpp loads it, tokenizes ten prompts as we do, and
-gives the same log-probabilities along its own greedy continuation of 32 tokens: within 0.005 (F32), 0.02 (F16) and 0.1
-(Q8_0; llama.cpp rounds activations, too). For F32 the greedy continuation must be ours; a first difference is allowed
+gives the same log-probabilities of the next token: within 0.005 (F32), 0.02 (F16) and 0.1 (Q8_0; llama.cpp rounds
+activations, too). Along its own greedy continuation of 32 tokens, over some 1,500 values, its roundings may add up to
+twice that. For F32 the greedy continuation must be ours; a first difference is allowed
 where our two best logits lie within 0.01, because llama.cpp's GELU table and cache are of 16 bits.
 
 Exit status: 0 agreed, or skipped because the package cannot be installed (said in a line that begins with "skipped");
@@ -117,7 +118,7 @@ def ours(run: str, model: pathlib.Path, *args: str) -> str:
 
 def compare(run: str, kind: str, model: pathlib.Path) -> list[str]:
     """What is wrong with a file."""
-    wrong, worst, close, held_back = [], 0.0, 0, 0
+    wrong, worst, first, close, held_back = [], 0.0, 0.0, 0, 0
     info = json.loads(ours(run, model, "info", "--json"))
     context, end = info["model"]["n_ctx"], info["tokenizer"]["end_token"]
     llama = LlamaCpp(model, context)
@@ -146,13 +147,15 @@ def compare(run: str, kind: str, model: pathlib.Path) -> list[str]:
             for theirs in step:
                 far = abs(known.get(theirs["id"], -math.inf) - theirs["logprob"])
                 worst = max(worst, far)
-                if not far <= TOLERANCE[kind]:
+                if place == 0:
+                    first = max(first, far)
+                if not far <= TOLERANCE[kind] * (1 if place == 0 else 2):
                     wrong.append(f"{prompt!r}, place {place}, token {theirs['id']}: {far:.4f} apart")
             if mine[0]["id"] != step[0]["id"]:
                 close += 1
                 if kind == "f32" and not mine[0]["logprob"] - known.get(step[0]["id"], -math.inf) <= CLOSE:
                     wrong.append(f"{prompt!r}, place {place}: we say {mine[0]['id']}, llama.cpp {step[0]['id']}, and it is not close")
-    print(f"{kind:>5}: log-probabilities within {worst:.5f} (bar {TOLERANCE[kind]}); close calls that went the other way: {close}; held back: {held_back}", flush=True)
+    print(f"{kind:>5}: next token after a prompt within {first:.5f} (bar {TOLERANCE[kind]}), along 32 tokens {worst:.5f} (bar {2 * TOLERANCE[kind]}); close calls that went the other way: {close}; held back: {held_back}", flush=True)
     return wrong
 
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// A file operation that failed, with the path it failed on.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: cannot {what}: {source}", path.display())]
+#[error("{}: cannot {what}: {source}{}", path.display(), way_out(source))]
 pub struct IoError {
     /// The file or folder.
     pub path: PathBuf,
@@ -16,6 +16,13 @@ pub struct IoError {
     pub what: &'static str,
     /// What the system said.
     pub source: io::Error,
+}
+
+fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => "; make room there, or write elsewhere",
+        _ => "",
+    }
 }
 
 /// Adds the path and the deed to an `io::Result`.

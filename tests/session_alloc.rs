@@ -36,8 +36,8 @@ fn reading_and_choosing_allocate_nothing() {
                 };
                 // A thread of the pool allocates when it takes work off another for the first time, whenever that is;
                 // what a token costs would show in every round.
-                let calls = (0..8).map(|_| count(&mut work).1).min().unwrap();
-                calls
+
+                (0..8).map(|_| count(&mut work).1).min().unwrap()
             });
             assert_eq!(calls, 0, "{} on {threads} threads", ty.name());
         }

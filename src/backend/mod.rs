@@ -1,6 +1,6 @@
 //! The kernels of a decoder, behind one trait, and the devices that run them.
 //!
-//! - [`reference`]: `f64`, the plainest possible; every other backend is held to it.
+//! - [`mod@reference`]: `f64`, the plainest possible; every other backend is held to it.
 //! - [`cpu`]: `f32`, SIMD, rayon.
 //!
 //! Letters and the `+=` rule are those of the crate's front page. `N` is the number of *active* rows, `B T` of

@@ -62,6 +62,15 @@ impl DataError {
         Self::File { path: path.into(), message: message.into() }
     }
 
+    /// The same, with the recipe's path where it is the recipe that is at fault.
+    #[must_use]
+    pub fn in_recipe(self, path: &Path) -> Self {
+        match self {
+            Self::Recipe(message) => Self::file(path, message),
+            other => other,
+        }
+    }
+
     /// An error of the recipe.
     pub fn recipe(message: impl Into<String>) -> Self {
         Self::Recipe(message.into())

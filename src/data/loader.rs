@@ -65,7 +65,7 @@ impl Loader {
     pub fn restore(&mut self, state: LoaderState) -> Result<(), DataError> {
         if state.tokens != self.tokens {
             return Err(DataError::recipe(format!(
-                "the checkpoint was made with data of {} tokens and these have {}; give --data the folder the run was started with",
+                "the checkpoint was made with data of {} tokens and these have {}; a run goes on with the data it began with alone",
                 state.tokens, self.tokens
             )));
         }

@@ -71,7 +71,7 @@ impl<'a> Packer<'a> {
     pub fn restore(&mut self, state: PackState) -> Result<(), DataError> {
         if state.examples != self.state.examples {
             return Err(DataError::recipe(format!(
-                "the checkpoint was made with {} examples and these are {}; give --data the folder the run was started with",
+                "the checkpoint was made with {} examples and these are {}; a run goes on with the data it began with alone",
                 state.examples, self.state.examples
             )));
         }

@@ -149,10 +149,7 @@ impl Plan {
         let text = fsio::read_text(path)?;
         let recipe: Recipe = toml::from_str(&text).map_err(|e| DataError::file(path, e.to_string().trim_end()))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let mut plan = Self::check(&recipe, base).map_err(|e| match e {
-            DataError::Recipe(message) => DataError::file(path, message),
-            other => other,
-        })?;
+        let mut plan = Self::check(&recipe, base).map_err(|e| e.in_recipe(path))?;
         plan.path = path.into();
         plan.text = text;
         Ok(plan)

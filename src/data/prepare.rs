@@ -42,6 +42,10 @@ enum Docs {
 
 /// Prepares the data of a recipe in the folder `out`, which must not be there yet.
 pub fn prepare(recipe: &Path, out: &Path) -> Result<Report, DataError> {
+    carry_out(recipe, out).map_err(|e| e.in_recipe(recipe))
+}
+
+fn carry_out(recipe: &Path, out: &Path) -> Result<Report, DataError> {
     let plan = Plan::load(recipe)?;
     if out.exists() {
         return Err(DataError::Exists { path: out.into(), finished: is_finished(&plan, out) });

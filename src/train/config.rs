@@ -101,12 +101,22 @@ impl Batch {
     }
 }
 
+/// Bytes that one row of one block keeps for the way back: two norms, q k v, attention, mid, stream (8 C) and the MLP's two (2 F).
+fn row_bytes(model: &Config) -> usize {
+    4 * (8 * model.n_embd + 2 * model.ff())
+}
+
+/// About how many bytes the activations of a micro-batch take in `f32`; with recompute a block keeps its input alone.
+#[must_use]
+pub fn activation_bytes(model: &Config, batch: &Batch) -> usize {
+    let row = if batch.recompute { row_bytes(model) + 4 * model.n_layer * model.n_embd } else { model.n_layer * row_bytes(model) };
+    row.saturating_mul(batch.micro_batch).saturating_mul(batch.ctx)
+}
+
 /// The micro-batch that suits a CPU: rows enough to fill the matrix products, activations within memory.
 #[must_use]
 pub fn cpu_micro_batch(model: &Config, ctx: usize) -> usize {
-    // Floats a row of one block keeps: two norms, q k v, attention, mid, stream (8 C) and the MLP's two (2 F).
-    let row = 4 * model.n_layer * (8 * model.n_embd + 2 * model.ff());
-    (CPU_ROWS / ctx).min(CPU_ACTIVATION_BYTES / (row * ctx)).max(1)
+    (CPU_ROWS / ctx).min(CPU_ACTIVATION_BYTES / (model.n_layer * row_bytes(model) * ctx)).max(1)
 }
 
 /// Tokens a step for pre-training on `total` tokens: the paper's 524,288 where that leaves a thousand steps, else the

@@ -95,6 +95,9 @@ pub enum RunError {
     Checkpoint(#[from] CheckpointError),
 }
 
+/// Writes a checkpoint of a learner that stands at this state.
+pub type Save<'a, B> = dyn FnMut(Which, &Learner<B>, &State) -> Result<(), RunError> + 'a;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -114,7 +117,7 @@ pub fn run<B: Backend>(
     feed: &mut dyn Feed,
     state: &mut State,
     name: &str,
-    save: &mut dyn FnMut(Which, &Learner<B>, &State) -> Result<(), RunError>,
+    save: &mut Save<'_, B>,
 ) -> Result<End, RunError> {
     let steps = plan.schedule.steps;
     if state.step > 0 {
@@ -140,13 +143,13 @@ pub fn run<B: Backend>(
         let lr = plan.schedule.rate(step);
         let report = learner.step(&batches, step, lr, &plan.adam, plan.seed).map_err(|source| RunError::Device { step, source })?;
         let worst = 2.0 * metrics.first_loss().unwrap_or(report.loss).max((learner.spec().n_vocab as f64).ln());
-        let what = match (report.loss, report.grad_norm) {
-            (loss, _) if !loss.is_finite() => format!("the loss is {loss}"),
-            (_, norm) if !norm.is_finite() => format!("the gradient's norm is {norm}"),
-            (loss, _) if loss > worst => format!("the loss is {loss:.3}, worse than guessing"),
-            _ => String::new(),
+        let verdict = |loss: f64| match loss {
+            _ if !loss.is_finite() => Some(format!("the loss is {loss}")),
+            _ if loss > worst => Some(format!("the loss is {loss:.3}, worse than guessing")),
+            _ => None,
         };
-        if !what.is_empty() {
+        let bad_norm = (!report.grad_norm.is_finite()).then(|| format!("the gradient's norm is {}", report.grad_norm));
+        if let Some(what) = verdict(report.loss).or(bad_norm) {
             return Err(diverged(step, saved, what));
         }
         let read: u64 = batches.iter().map(|b| (b.b * b.t) as u64).sum();
@@ -159,13 +162,11 @@ pub fn run<B: Backend>(
         }
         let stopped = STOP.load(Ordering::Relaxed);
         let saves = stopped || step == steps || step.is_multiple_of(plan.save_every);
-        // The step's own loss was of the weights before the update: what is about to be saved is tried first.
-        let tried = match val_loss {
-            None if saves => Some(learner.evaluate(&batches[..1]).map_err(|source| RunError::Device { step, source })?),
-            measured => measured,
-        };
-        if let Some(loss) = tried.filter(|loss| !loss.is_finite()) {
-            return Err(diverged(step, saved, format!("the loss after the update is {loss}")));
+        // The step's own loss was of the weights before its update: what is about to be saved is tried first.
+        let tried = if saves { Some(learner.evaluate(&batches[..1]).map_err(|source| RunError::Device { step, source })?) } else { None };
+        let unmeasurable = val_loss.filter(|loss| !loss.is_finite()).map(|loss| format!("the validation loss is {loss}"));
+        if let Some(what) = tried.and_then(verdict).or(unmeasurable) {
+            return Err(diverged(step, saved, format!("after the update {what}")));
         }
         let (seconds, grad_norm) = (start.elapsed().as_secs_f64(), report.grad_norm);
         metrics.append(&Line { step, loss: report.loss, val_loss, lr, grad_norm, tokens: state.tokens, tokens_per_s, seconds })?;

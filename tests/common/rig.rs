@@ -115,7 +115,7 @@ pub fn batch(b: usize, t: usize, vocab: usize, documents: usize, seed: u64) -> H
         if !masked {
             batch.rows.push(i as u32);
             batch.targets.push(rng.below(vocab as u64) as u32);
-            batch.weights.push(if row % 3 == 0 { 0.1 } else { 1.0 });
+            batch.weights.push(if row.is_multiple_of(3) { 0.1 } else { 1.0 });
         }
     }
     batch

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
-use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart};
+use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart, ranges};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -38,7 +38,7 @@ impl Cli {
     /// Runs the subcommand.
     pub fn run(self) -> anyhow::Result<()> {
         if let Some(threads) = self.threads {
-            anyhow::ensure!((1..=1024).contains(&threads), "--threads {threads}: it must lie between 1 and 1024");
+            ranges::check(&[("--threads", threads as f64, 1.0, 1024.0)])?;
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
         }
         match self.command {

@@ -1,6 +1,7 @@
 //! `bench`: how fast this machine trains a model.
 
 use crate::device::Device;
+use crate::ranges;
 use anyhow::Result;
 use serde_json::json;
 use std::time::Instant;
@@ -37,8 +38,11 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let mut model = Config::named(&self.model)?;
         model.n_vocab.get_or_insert(50_257);
-        anyhow::ensure!((1..=model.n_ctx).contains(&self.ctx), "--ctx {}: this model has positions for 1 to {}", self.ctx, model.n_ctx);
-        anyhow::ensure!(self.micro_batch > 0 && self.steps > 0, "--micro-batch and --steps must be at least 1");
+        ranges::check(&[
+            ("--ctx", self.ctx as f64, 1.0, model.n_ctx as f64),
+            ("--micro-batch", self.micro_batch as f64, 1.0, 1e6),
+            ("--steps", self.steps as f64, 1.0, 1e6),
+        ])?;
         let (b, t, v) = (self.micro_batch, self.ctx, model.vocab() as u64);
         let spec = Decoder::spec(&model, None);
         let mut learner = Learner::new(Cpu::new(), spec.clone(), &init::initial(&spec, 1), |_| true, b * t, false)?;

@@ -1,5 +1,6 @@
 //! `export`: a model file for a board.
 
+use crate::eval::check_tokenizer;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,9 @@ impl Args {
             Some(data) => Some(Prepared::open(data)?),
             None => data_of(&self.run, &model.dir)?,
         };
+        if let Some(data) = &data {
+            check_tokenizer(&model, &data.tokenizer, &data.path)?;
+        }
         let codec = data.as_ref().and_then(|d| d.codec.as_ref());
         if codec.is_none() {
             eprintln!(
@@ -66,14 +70,22 @@ impl Args {
                 self.run.display()
             );
         }
-        if let [ty] = self.types[..] {
-            return export(&model, codec, ty, &self.out);
+        let named = |ty: Type| ty.to_possible_value().map_or_else(String::new, |v| format!("model-{}.gguf", v.get_name()));
+        let files: Vec<(Type, PathBuf)> = match self.types[..] {
+            [ty] => vec![(ty, self.out)],
+            _ => {
+                ensure!(!self.out.is_file(), "{}: it is a file, and several types need a folder", self.out.display());
+                self.types.iter().map(|&ty| (ty, self.out.join(named(ty)))).collect()
+            }
+        };
+        if let Some((_, there)) = files.iter().find(|(_, file)| file.exists()) {
+            anyhow::bail!("{}: it exists already; remove it, or give another --out", there.display());
         }
-        ensure!(!self.out.is_file(), "{}: it is a file, and several types need a folder", self.out.display());
-        std::fs::create_dir_all(&self.out).with_context(|| format!("{}: cannot create the folder", self.out.display()))?;
-        for ty in self.types {
-            let name = ty.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-            export(&model, codec, ty, &self.out.join(format!("model-{name}.gguf")))?;
+        for (ty, file) in files {
+            if let Some(folder) = file.parent() {
+                std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create the folder", folder.display()))?;
+            }
+            export(&model, codec, ty, &file)?;
         }
         Ok(())
     }

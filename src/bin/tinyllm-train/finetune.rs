@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::{launch, ranges};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::hf;
@@ -14,11 +14,14 @@ use tinyllm::train::run::Plan;
 
 /// Teaches a pre-trained model to answer: LoRA by default, all weights with --full.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   tinyllm-train finetune --base runs/base --data data --out runs/task
   tinyllm-train finetune --base runs/base --data data --out runs/task --lora-rank 64 --lora-alpha 128 --steps 200
   tinyllm-train finetune --base runs/base --data data --out runs/task --full --lr 1e-4 --augment
-  tinyllm-train finetune --resume --out runs/task")]
+  tinyllm-train finetune --resume --out runs/task"
+)]
 pub struct Args {
     /// The model to start from: a run's folder, or a checkpoint in it.
     #[arg(long, required_unless_present = "resume")]
@@ -119,7 +122,9 @@ impl Args {
             model.vocab()
         );
         let ctx = self.ctx.unwrap_or(model.n_ctx);
-        ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
+        ranges::ensure((1..=model.n_ctx).contains(&ctx), || {
+            format!("--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx)
+        })?;
         ranges::check(&[
             ("--lora-dropout", self.lora_dropout, 0.0, 0.99),
             ("--prompt-loss-weight", self.prompt_loss_weight, 0.0, 1.0),
@@ -180,7 +185,7 @@ impl Args {
 }
 
 /// What `--targets` means.
-fn targets(text: &str) -> Result<Vec<Target>> {
+fn targets(text: &str) -> Result<Vec<Target>, ranges::Usage> {
     if text == "all" {
         return Ok(Target::ALL.to_vec());
     }
@@ -188,8 +193,11 @@ fn targets(text: &str) -> Result<Vec<Target>> {
     for name in text.split(',').map(str::trim) {
         match Target::ALL.into_iter().find(|t| t.hf_name() == name) {
             Some(target) if !chosen.contains(&target) => chosen.push(target),
-            Some(_) => bail!("--targets: '{name}' is there twice"),
-            None => bail!("--targets: there is no '{name}'; use all, or some of {}", Target::ALL.map(Target::hf_name).join(",")),
+            Some(_) => return Err(ranges::Usage(format!("--targets: '{name}' is there twice"))),
+            None => {
+                let known = Target::ALL.map(Target::hf_name).join(",");
+                return Err(ranges::Usage(format!("--targets: there is no '{name}'; use all, or some of {known}")));
+            }
         }
     }
     Ok(chosen)

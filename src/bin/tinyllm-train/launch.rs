@@ -1,6 +1,7 @@
 //! Starts and resumes runs: data, weights and device come together here.
 
 use crate::args::Stopped;
+use crate::ranges;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -21,10 +22,21 @@ pub const PROGRAM: &str = concat!("tinyllm-train ", env!("CARGO_PKG_VERSION"));
 
 /// Begins a run in a new folder.
 pub fn start(out: &Path, config: &RunConfig) -> Result<()> {
+    check_memory(config)?;
+    let found = out.exists();
     RunDir::create(out)?;
     config.write(out)?;
-    let _held = RunDir::hold(out)?;
-    go(out, config, None)
+    let held = RunDir::hold(out)?;
+    let result = go(out, config, None);
+    if result.is_err() && !out.join("metrics.jsonl").exists() {
+        // It never began: nothing is left that would stand in the way of the next attempt.
+        drop(held);
+        std::fs::remove_file(out.join(config::FILE)).ok();
+        if !found {
+            std::fs::remove_dir(out).ok();
+        }
+    }
+    result
 }
 
 /// Goes on with a run that was stopped.
@@ -51,6 +63,25 @@ pub fn resume(out: &Path, task: Task) -> Result<()> {
         return go(out, &config, None);
     }
     go(out, &config, Some(last))
+}
+
+/// Refuses a micro-batch that this machine has no memory for: the system would end the program without a word.
+fn check_memory(config: &RunConfig) -> Result<()> {
+    let asked = config::activation_bytes(&config.model, &config.batch);
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    let Some(available) = available.map(|kb| kb << 10) else { return Ok(()) };
+    ranges::ensure(asked <= available, || {
+        let gb = |bytes: usize| bytes as f64 / 1e9;
+        format!(
+            "--micro-batch {} x {} tokens: it takes about {:.1} GB and {:.1} GB are free; take a smaller one (and more accumulation), or --recompute",
+            config.batch.micro_batch,
+            config.batch.ctx,
+            gb(asked),
+            gb(available)
+        )
+    })?;
+    Ok(())
 }
 
 fn go(out: &Path, config: &RunConfig, from: Option<PathBuf>) -> Result<()> {
@@ -143,7 +174,13 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
         }
     }
     let mut save = |which: Which, learner: &Learner<Cpu>, state: &State| save(out, which, config, &tokenizer, learner, state);
-    let end = run::run(out, plan, &mut learner, feed, &mut state, name, &mut save)?;
+    let end = run::run(out, plan, &mut learner, feed, &mut state, name, &mut save).map_err(|e| match e {
+        RunError::Diverged { .. } => anyhow::Error::new(e),
+        _ => anyhow::Error::new(e).context(format!(
+            "{name} stopped; once the cause is mended, go on with 'tinyllm-train {name} --resume --out {}'",
+            out.display()
+        )),
+    })?;
     if end == End::Stopped {
         eprintln!("{name}: stopped after step {} and saved; go on with: tinyllm-train {name} --resume --out {}", state.step, out.display());
         return Err(Stopped.into());

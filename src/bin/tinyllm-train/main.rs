@@ -20,12 +20,27 @@ fn main() -> ExitCode {
     match args.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<args::Stopped>() => ExitCode::from(130),
+        Err(error) if error.is::<ranges::Usage>() => {
+            eprintln!("tinyllm-train: {error}");
+            ExitCode::from(2)
+        }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tinyllm-train: {error:#}");
+            eprintln!("tinyllm-train: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, but for those that it tells itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
 }
 
 /// Whoever read our output has enough (`| head`): no reason to complain.

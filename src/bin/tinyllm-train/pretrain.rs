@@ -12,10 +12,13 @@ use tinyllm::train::run::Plan;
 
 /// Trains a model from nothing on the token shards of a prepared folder.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   tinyllm-train pretrain --data data --model nano --out runs/base
   tinyllm-train pretrain --data data --model 30m --steps 2000 --lr 1e-3 --out runs/base
-  tinyllm-train pretrain --resume --out runs/base          go on after Ctrl-C, a crash or a power cut")]
+  tinyllm-train pretrain --resume --out runs/base          go on after Ctrl-C, a crash or a power cut"
+)]
 pub struct Args {
     /// The folder that `prepare` made.
     #[arg(long, required_unless_present = "resume")]
@@ -107,7 +110,9 @@ impl Args {
         model.n_vocab = Some(vocab);
         model.check()?;
         let ctx = self.ctx.unwrap_or(model.n_ctx);
-        ensure!((1..=model.n_ctx).contains(&ctx), "--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx);
+        ranges::ensure((1..=model.n_ctx).contains(&ctx), || {
+            format!("--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx)
+        })?;
         let total = prepared.manifest.pretrain.as_ref().map_or(0, |p| p.train_tokens);
         ensure!(
             total > ctx as u64,
