@@ -67,7 +67,8 @@ fn fill(batch: &mut HostBatch) {
 }
 
 /// The natural log-probability of every label after each prompt, by the definition of [`Trie::log_probs`]. `ctx` is the
-/// model's context, `rows` the room of the learner's batches.
+/// model's context, `rows` the room of the learner's batches. A row of V logits is kept for each prompt and branch point
+/// until all are scored, so callers give some dozens of prompts at a time.
 pub fn label_log_probs<B: Backend>(
     learner: &mut Learner<B>,
     trie: &Trie,

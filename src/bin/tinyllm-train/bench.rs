@@ -45,7 +45,7 @@ impl Args {
         ])?;
         let (b, t, v) = (self.micro_batch, self.ctx, model.vocab() as u64);
         let spec = Decoder::spec(&model, None);
-        let mut learner = Learner::new(Cpu::new(), spec.clone(), &init::initial(&spec, 1), |_| true, b * t, false)?;
+        let mut learner = Learner::new(Cpu::from_env()?, spec.clone(), &init::initial(&spec, 1), |_| true, b * t, false)?;
         let mut rng = Rng::new(1);
         let mut draw = || (0..b * t).map(|_| rng.below(v) as u32).collect::<Vec<_>>();
         let batch = HostBatch::unbroken(b, t, &draw(), &draw());

@@ -81,7 +81,7 @@ pub fn judge(model: &Model, data: &Prepared, split: Split) -> Result<(Report, Ve
     let trie = Trie::new(labels, &data.tokenizer)?;
     let ctx = model.config.n_ctx;
     let rows = cpu_micro_batch(&model.config, ctx) * ctx;
-    let mut learner = Learner::new(Cpu::new(), Decoder::spec(&model.config, None), &model.weights, |_| false, rows, true)?;
+    let mut learner = Learner::new(Cpu::from_env()?, Decoder::spec(&model.config, None), &model.weights, |_| false, rows, true)?;
     let prompts: Vec<Vec<u32>> = test.iter().map(|e| codec.tokens(&data.tokenizer, e).prompt).collect();
     let deepest = trie.branches().map(|(_, node)| node.prefix.len()).max().unwrap_or(0).max(FIRST_TOKENS);
     if let Some((p, e)) = prompts.iter().zip(&test).find(|(p, _)| p.len() + deepest > ctx) {
@@ -105,14 +105,14 @@ pub fn judge(model: &Model, data: &Prepared, split: Split) -> Result<(Report, Ve
     Ok((Report::new(Confusion::new(labels, &truths, &answers), &truths, &all, within as f64 / test.len() as f64, mean), scores))
 }
 
-/// The paper's measure for one example: the right label, or what of it fits, stands at the beginning of the first
-/// tokens generated, and no longer label does.
+/// The paper's measure for one example: what is generated begins with the right label and with no longer one. A label of
+/// more tokens than were generated is right as far as they go; an answer that ended by itself must be the whole label.
 fn starts_right(tokenizer: &Tokenizer, said: &[u32], example: &Example, labels: &[String]) -> bool {
-    let said = tokenizer.decode(said);
-    let said = said.trim();
-    let fits = |label: &str| said.starts_with(label) || (!said.is_empty() && label.starts_with(said));
-    let longest = labels.iter().filter(|l| fits(l)).max_by_key(|l| if said.starts_with(l.as_str()) { l.len() } else { 0 });
-    longest.is_some_and(|l| *l == example.output)
+    let text = tokenizer.decode(said);
+    let text = text.trim();
+    let whole = labels.iter().filter(|l| text.starts_with(l.as_str())).max_by_key(|l| l.len());
+    let begun = || (said.len() == FIRST_TOKENS).then(|| labels.iter().find(|l| l.starts_with(text))).flatten();
+    whole.or_else(begun).is_some_and(|l| *l == example.output)
 }
 
 /// A model and data of different vocabularies would give nonsense without an error.

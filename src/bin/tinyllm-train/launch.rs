@@ -134,7 +134,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
                 }
                 Some(base) => (hf::read(base)?.1, None),
             };
-            learner = Learner::new(Cpu::new(), spec, &weights, trains, batch.rows(), batch.recompute)?;
+            learner = Learner::new(Cpu::from_env()?, spec, &weights, trains, batch.rows(), batch.recompute)?;
             state = State {
                 program: PROGRAM.into(),
                 step: 0,
@@ -162,7 +162,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
                 out.display()
             );
             ensure!(saved.tokenizer == tokenizer, "{}: the data's tokenizer is not the one that the run began with", config.data.display());
-            learner = Learner::new(Cpu::new(), spec, &saved.weights, trains, batch.rows(), batch.recompute)?;
+            learner = Learner::new(Cpu::from_env()?, spec, &saved.weights, trains, batch.rows(), batch.recompute)?;
             let specs: Vec<Spec> = learner.spec().leaves().into_iter().cloned().collect();
             for (i, spec) in specs.iter().enumerate().filter(|(_, s)| trains(s)) {
                 for part in [Moment::First, Moment::Second] {

@@ -31,11 +31,12 @@ const ROWS: usize = 1024;
 /// embedding stay F32, as llama.cpp wants them. Where a row is no whole number of `ty`'s blocks it falls back to F16.
 ///
 /// # Panics
-/// If an adapter is not merged.
+/// If an adapter is not merged, or the card has not as many tokens as the embedding rows.
 pub fn write(path: &Path, config: &Config, weights: &Decoder<Vec<f32>>, card: &Card, ty: GgmlType) -> Result<(), GgufError> {
     let spec = Decoder::spec(config, None);
     let (specs, leaves) = (spec.leaves(), weights.leaves());
     assert_eq!(specs.len(), leaves.len(), "a merged model");
+    assert_eq!(card.tokens.len(), config.vocab(), "a token for each row of the embedding");
     let mut w = Writer::new();
     let size = |n: usize| n as u32;
     w.meta("general.architecture", "gpt2")
