@@ -43,6 +43,7 @@ fn codec() -> Codec {
         unit: "g".into(),
         scale: Scale::Range { lo: -1.0, hi: 1.0 },
         log: false,
+        mirrored: false,
     };
     let sensor = SensorCodec {
         name: "watch".into(),

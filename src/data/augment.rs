@@ -26,6 +26,9 @@ pub struct Augment {
     /// Standard deviation of the angle, in degrees, by which sensors of three axes are turned together: how they are worn
     /// differs from one subject to the next.
     pub rotate: f64,
+    /// Probability that a window is mirrored, as if worn on the other side of the body: the channels that the recipe
+    /// calls `mirrored` change their sign.
+    pub mirror: f64,
 }
 
 impl Augment {
@@ -39,6 +42,7 @@ impl Augment {
             ("offset", self.offset, 1.0),
             ("jitter", self.jitter, 1.0),
             ("rotate", self.rotate, 180.0),
+            ("mirror", self.mirror, 1.0),
         ];
         let bad = fields.into_iter().find(|(_, value, most)| !(0.0..=*most).contains(value));
         bad.map(|(name, value, most)| format!("augment.{name} = {value}: it lies between 0 and {most}"))
@@ -58,6 +62,11 @@ impl Augment {
         let speed = symmetric((1.0 + self.stretch).ln()).exp();
         let shift = symmetric(self.shift);
         let mut window = if self.stretch == 0.0 && self.shift == 0.0 { readings.values.clone() } else { warp(readings, speed, shift) };
+        if self.mirror > 0.0 && rng.uniform() < self.mirror {
+            for (_, readings) in codec.channels.iter().zip(&mut window).filter(|(c, _)| c.mirrored) {
+                readings.iter_mut().for_each(|v| *v = -*v);
+            }
+        }
         if self.rotate > 0.0 {
             let turn = rotation(&mut rng, self.rotate.to_radians());
             for triple in triples(codec) {

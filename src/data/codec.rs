@@ -304,8 +304,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn codec(scales: [Scale; 2], levels: u32) -> Codec {
-        let channel =
-            |name: &str, scale| Channel { name: name.into(), sensor: "accelerometer".into(), unit: "g".into(), scale, log: false };
+        let channel = |name: &str, scale| Channel {
+            name: name.into(),
+            sensor: "accelerometer".into(),
+            unit: "g".into(),
+            scale,
+            log: false,
+            mirrored: name == "Ax",
+        };
         let sensor = SensorCodec {
             name: "watch".into(),
             columns: Columns {

@@ -81,6 +81,8 @@ pub struct Channel {
     pub group: usize,
     /// Whether levels are even in the logarithm.
     pub log: bool,
+    /// Whether the readings change their sign on the other side of the body.
+    pub mirrored: bool,
 }
 
 /// Ready examples.
@@ -309,11 +311,16 @@ fn channels(spec: &ReadingsSpec) -> Result<Vec<Channel>, DataError> {
             }
             None => sensor.channels.iter().map(|c| capital(c)).collect(),
         };
-        for name in names {
+        if let Some(column) = sensor.mirrored.iter().find(|m| !sensor.channels.contains(m)) {
+            return fault(format!("sensor '{}': mirrored names '{column}', which is none of its channels", sensor.name));
+        }
+        for (name, column) in names.into_iter().zip(&sensor.channels) {
+            let mirrored = sensor.mirrored.contains(column);
             if name.is_empty() || name.contains(['\n', ':']) || out.iter().any(|c| c.name == name) {
                 return fault(format!("channel name '{name}' is empty, there twice, or holds a colon or a line break; give names = [...]"));
             }
-            out.push(Channel { name, sensor: sensor.name.clone(), unit: sensor.unit.clone(), scale: sensor.scale, group, log: sensor.log });
+            let (sensor_name, unit) = (sensor.name.clone(), sensor.unit.clone());
+            out.push(Channel { name, sensor: sensor_name, unit, scale: sensor.scale, group, log: sensor.log, mirrored });
             group += usize::from(sensor.apart);
         }
         group += usize::from(!sensor.apart);

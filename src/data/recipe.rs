@@ -126,6 +126,10 @@ pub struct SensorSpec {
     /// Whether levels are even in the logarithm.
     #[serde(default)]
     pub log: bool,
+    /// Columns whose readings change their sign when the sensor is worn on the other side of the body: for
+    /// `augment.mirror`.
+    #[serde(default)]
+    pub mirrored: Vec<String>,
 }
 
 /// How a scale is found.

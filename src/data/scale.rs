@@ -17,6 +17,9 @@ pub struct Channel {
     /// Whether levels are even in `sign(x) ln(1 + |x|)` instead of in x: light, sound, proximity.
     #[serde(default)]
     pub log: bool,
+    /// Whether the readings change their sign when the sensor is worn on the other side of the body.
+    #[serde(default)]
+    pub mirrored: bool,
 }
 
 /// Which readings become the lowest and the highest level. What lies outside is clipped.

@@ -94,7 +94,8 @@ pub fn fit(r: &plan::Readings, instruction: Option<&str>, recordings: &Recording
                 Scale::Range { lo, hi }
             }
         };
-        channels.push(Channel { name: c.name.clone(), sensor: c.sensor.clone(), unit: c.unit.clone(), scale, log: c.log });
+        let (name, sensor, unit) = (c.name.clone(), c.sensor.clone(), c.unit.clone());
+        channels.push(Channel { name, sensor, unit, scale, log: c.log, mirrored: c.mirrored });
     }
     let instruction = instruction.map_or_else(|| default_instruction(r), str::to_owned).replace("{labels}", &list(&labels));
     let sensor = SensorCodec {
