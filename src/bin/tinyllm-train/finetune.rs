@@ -8,9 +8,9 @@ use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::hf;
 use tinyllm::model::{Config, Lora, Target};
 use tinyllm::train::Adam;
-use tinyllm::train::checkpoint::RunDir;
 use tinyllm::train::config::{Batch, RunConfig, Task};
 use tinyllm::train::run::Plan;
+use tinyllm::train::rundir::RunDir;
 
 /// Teaches a pre-trained model to answer: LoRA by default, all weights with --full.
 #[derive(clap::Args)]
