@@ -40,6 +40,14 @@ pub fn start(out: &Path, config: &RunConfig) -> Result<()> {
     result
 }
 
+/// Where the data lie that `--data` names, whatever folder the run is resumed from.
+pub fn data_folder(data: Option<&Path>) -> Result<PathBuf> {
+    let data = data.context("--data is missing")?;
+    std::fs::canonicalize(data).with_context(|| {
+        format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
+    })
+}
+
 /// Goes on with a run that was stopped.
 pub fn resume(out: &Path, task: Task) -> Result<()> {
     ensure!(
