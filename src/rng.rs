@@ -51,6 +51,18 @@ pub const fn block(key: u64, block: u64) -> [u32; 4] {
     philox([key as u32, (key >> 32) as u32], [block as u32, (block >> 32) as u32, 0, 0])
 }
 
+/// Two words as one, the first below.
+#[inline]
+fn double([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// 53 of 64 random bits as a number in [0, 1).
+#[inline]
+fn fraction(bits: u64) -> f64 {
+    (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
 /// A stream of draws under one key; its whole state is the key and how many words were taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rng {
@@ -65,21 +77,38 @@ impl Rng {
         Self { key, taken: 0 }
     }
 
+    /// The next `N` words, with each block they lie in made once.
+    #[inline]
+    fn take<const N: usize>(&mut self) -> [u32; N] {
+        let mut words = [0; N];
+        let mut made = block(self.key, self.taken / 4);
+        for (i, word) in words.iter_mut().enumerate() {
+            let at = (self.taken % 4) as usize;
+            if i > 0 && at == 0 {
+                made = block(self.key, self.taken / 4);
+            }
+            *word = made[at];
+            self.taken += 1;
+        }
+        words
+    }
+
     /// The next 32 bits.
+    #[inline]
     pub fn next_u32(&mut self) -> u32 {
-        let word = block(self.key, self.taken / 4)[(self.taken % 4) as usize];
-        self.taken += 1;
-        word
+        self.take::<1>()[0]
     }
 
     /// The next 64 bits.
+    #[inline]
     pub fn next_u64(&mut self) -> u64 {
-        u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
+        double(self.take())
     }
 
     /// Uniform in [0, 1), with 53 random bits.
+    #[inline]
     pub fn uniform(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        fraction(self.next_u64())
     }
 
     /// Uniform in 0..n, without bias (Lemire 2019).
@@ -97,9 +126,11 @@ impl Rng {
     }
 
     /// A draw from the standard normal distribution (Box-Muller, the cosine half).
+    #[inline]
     pub fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.uniform()).cos()
+        let [a, b, c, d] = self.take();
+        let radius = (-2.0 * (1.0 - fraction(double([a, b]))).ln()).sqrt();
+        radius * (std::f64::consts::TAU * fraction(double([c, d]))).cos()
     }
 
     /// Puts a slice into random order (Fisher-Yates).
@@ -146,6 +177,23 @@ mod tests {
         let mut b: Rng = serde_json::from_str(&serde_json::to_string(&a).unwrap()).unwrap();
         assert_eq!((0..9).map(|_| a.next_u64()).collect::<Vec<_>>(), (0..9).map(|_| b.next_u64()).collect::<Vec<_>>());
         assert!((0..1000).all(|_| a.below(7) < 7));
+    }
+
+    #[test]
+    fn a_stream_is_the_words_of_its_blocks() {
+        let words: Vec<u32> = (0..4).flat_map(|i| block(9, i)).collect();
+        let wide = |i: usize| u64::from(words[i]) | u64::from(words[i + 1]) << 32;
+        let unit = |i: usize| (wide(i) >> 11) as f64 / 2f64.powi(53);
+        // Wherever a draw begins in a block, and whether or not it goes on in the next.
+        for start in 0..8 {
+            let fresh = || Rng { key: 9, taken: start as u64 };
+            assert_eq!(fresh().next_u32(), words[start]);
+            assert_eq!(fresh().next_u64(), wide(start));
+            assert_eq!(fresh().uniform(), unit(start));
+            let normal = (-2.0 * (1.0 - unit(start)).ln()).sqrt() * (std::f64::consts::TAU * unit(start + 2)).cos();
+            let mut rng = fresh();
+            assert_eq!((rng.normal(), rng.next_u32()), (normal, words[start + 4]));
+        }
     }
 
     #[test]

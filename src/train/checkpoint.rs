@@ -14,7 +14,7 @@
 //! A LoRA run's base is not stored again. [`State::base`] says where it is and what it hashes to; a run goes on only
 //! on the very same base.
 
-use super::config::FILE as RUN_CONFIG;
+use super::rundir::RunDir;
 use crate::backend::BackendError;
 use crate::fsio::{At, IoError, NewDir, read_text, write_bytes};
 use crate::mmap::Mapped;
@@ -380,79 +380,6 @@ impl OptimizerFile {
     /// The values of a trained parameter, in its shape.
     pub fn read(&self, spec: &Spec, part: Moment) -> Result<Vec<f32>, ModelFileError> {
         self.0.read(&part.name(spec), &spec.shape, false)
-    }
-}
-
-/// A run's folder: `config.toml metrics.jsonl best/ last/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunDir {
-    /// The run, where a run was named; `None` where a checkpoint was.
-    pub root: Option<PathBuf>,
-    /// The checkpoint to use.
-    pub checkpoint: PathBuf,
-}
-
-impl RunDir {
-    /// Finds the checkpoint that a command is to use: `path` itself if it holds a model, else its `best/`, else its `last/`.
-    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        if path.join(hf::WEIGHTS).is_file() {
-            return Ok(Self { root: None, checkpoint: path.into() });
-        }
-        let found = ["best", "last"].map(|name| path.join(name)).into_iter().find(|dir| dir.join(hf::WEIGHTS).is_file());
-        if let Some(checkpoint) = found {
-            return Ok(Self { root: Some(path.into()), checkpoint });
-        }
-        let message = match (path.exists(), path.is_dir()) {
-            (false, _) => "there is no such folder; name a run or a checkpoint".into(),
-            (_, false) => "it is a file; name the folder of a run or a checkpoint".into(),
-            _ if path.join(RUN_CONFIG).is_file() => {
-                "the run has no checkpoint yet (no best/ and no last/): it stopped before its first".into()
-            }
-            _ => format!("it is neither a run (no best/ or last/) nor a checkpoint (no {})", hf::WEIGHTS),
-        };
-        Err(CheckpointError::None { path: path.into(), message })
-    }
-
-    /// Makes the folder of a new run; one that is there already must be empty, but for what a kill at the very start left.
-    pub fn create(path: &Path) -> Result<(), CheckpointError> {
-        if path.is_dir() && !path.join(RUN_CONFIG).exists() {
-            Self::sweep(path)?;
-        }
-        if path.exists() && (!path.is_dir() || fs::read_dir(path).at(path, "read")?.next().is_some()) {
-            return Err(CheckpointError::Exists { path: path.into() });
-        }
-        Ok(fs::create_dir_all(path).at(path, "create")?)
-    }
-
-    /// Keeps other programs from working on a run at the same time, for as long as the file lives. A file system without locks
-    /// lets everybody in.
-    pub fn hold(root: &Path) -> Result<fs::File, CheckpointError> {
-        let path = root.join(RUN_CONFIG);
-        let file = fs::File::open(&path).at(&path, "open")?;
-        match file.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => Err(CheckpointError::Busy { path: root.into() }),
-            Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(file),
-        }
-    }
-
-    /// Removes what a killed run left half written in its folder, and puts back a checkpoint that was being exchanged.
-    /// For a run that goes on, before it writes anything.
-    pub fn sweep(root: &Path) -> Result<(), IoError> {
-        for entry in fs::read_dir(root).at(root, "read")? {
-            let path = entry.at(root, "read")?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with(&format!(".{RUN_CONFIG}.tmp-")) {
-                fs::remove_file(&path).at(&path, "remove")?;
-            }
-            for kept in ["best", "last"] {
-                if name.starts_with(&format!(".{kept}.old-")) && !root.join(kept).exists() {
-                    fs::rename(&path, root.join(kept)).at(&path, "put back")?;
-                } else if name.starts_with(&format!(".{kept}.old-")) || name.starts_with(&format!(".{kept}.tmp-")) {
-                    fs::remove_dir_all(&path).at(&path, "remove")?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ pub mod feed;
 pub mod learner;
 pub mod metrics;
 pub mod run;
+pub mod rundir;
 pub mod schedule;
 
 pub use learner::{Adam, Learner, StepReport};

@@ -8,9 +8,9 @@ use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::hf;
 use tinyllm::model::{Config, Lora, Target};
 use tinyllm::train::Adam;
-use tinyllm::train::checkpoint::RunDir;
 use tinyllm::train::config::{Batch, RunConfig, Task};
 use tinyllm::train::run::Plan;
+use tinyllm::train::rundir::RunDir;
 
 /// Teaches a pre-trained model to answer: LoRA by default, all weights with --full.
 #[derive(clap::Args)]
@@ -101,10 +101,8 @@ impl Args {
         if self.resume {
             return launch::resume(&self.out, Task::Finetune);
         }
-        let (base, data) = (self.base.as_deref().context("--base is missing")?, self.data.as_deref().context("--data is missing")?);
-        let data = std::fs::canonicalize(data).with_context(|| {
-            format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
-        })?;
+        let base = self.base.as_deref().context("--base is missing")?;
+        let data = launch::data_folder(self.data.as_deref())?;
         let base = std::path::absolute(RunDir::open(base)?.checkpoint)?;
         let prepared = Prepared::open(&data)?;
         let config = self.config(&base, data, &prepared)?;
@@ -121,10 +119,7 @@ impl Args {
             base.display(),
             model.vocab()
         );
-        let ctx = self.ctx.unwrap_or(model.n_ctx);
-        ranges::ensure((1..=model.n_ctx).contains(&ctx), || {
-            format!("--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx)
-        })?;
+        let ctx = ranges::ctx(self.ctx, model.n_ctx)?;
         ranges::check(&[
             ("--lora-dropout", self.lora_dropout, 0.0, 0.99),
             ("--prompt-loss-weight", self.prompt_loss_weight, 0.0, 1.0),

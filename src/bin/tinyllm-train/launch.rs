@@ -11,10 +11,11 @@ use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::{hf, peft};
 use tinyllm::model::{Decoder, Spec, Tree, init};
 use tinyllm::rng::key_of;
-use tinyllm::train::checkpoint::{self, Base, CheckpointParts, Moment, Moments, RunDir, State, TokenizerFiles, sha256_file};
+use tinyllm::train::checkpoint::{self, Base, CheckpointParts, Moment, Moments, State, TokenizerFiles, sha256_file};
 use tinyllm::train::config::{self, RunConfig, Task};
 use tinyllm::train::feed::{ExampleFeed, Examples, ShardFeed};
 use tinyllm::train::run::{self, End, Feed, RunError, STOP, Which};
+use tinyllm::train::rundir::RunDir;
 use tinyllm::train::{Learner, metrics};
 
 /// What goes into configs and checkpoints.
@@ -37,6 +38,14 @@ pub fn start(out: &Path, config: &RunConfig) -> Result<()> {
         }
     }
     result
+}
+
+/// Where the data lie that `--data` names, whatever folder the run is resumed from.
+pub fn data_folder(data: Option<&Path>) -> Result<PathBuf> {
+    let data = data.context("--data is missing")?;
+    std::fs::canonicalize(data).with_context(|| {
+        format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
+    })
 }
 
 /// Goes on with a run that was stopped.

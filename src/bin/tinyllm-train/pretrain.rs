@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::{launch, ranges};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::path::PathBuf;
 use tinyllm::data::prepared::Prepared;
 use tinyllm::model::Config;
@@ -88,10 +88,7 @@ impl Args {
         if self.resume {
             return launch::resume(&self.out, Task::Pretrain);
         }
-        let data = self.data.as_ref().context("--data is missing")?;
-        let data = std::fs::canonicalize(data).with_context(|| {
-            format!("{}: cannot open the prepared data; make it with 'tinyllm-train prepare RECIPE.toml --out {0}'", data.display())
-        })?;
+        let data = launch::data_folder(self.data.as_deref())?;
         let prepared = Prepared::open(&data)?;
         let config = self.config(data, &prepared)?;
         launch::start(&self.out, &config)
@@ -109,10 +106,7 @@ impl Args {
         );
         model.n_vocab = Some(vocab);
         model.check()?;
-        let ctx = self.ctx.unwrap_or(model.n_ctx);
-        ranges::ensure((1..=model.n_ctx).contains(&ctx), || {
-            format!("--ctx {ctx}: this model has positions for 1 to {} tokens", model.n_ctx)
-        })?;
+        let ctx = ranges::ctx(self.ctx, model.n_ctx)?;
         let total = prepared.manifest.pretrain.as_ref().map_or(0, |p| p.train_tokens);
         ensure!(
             total > ctx as u64,

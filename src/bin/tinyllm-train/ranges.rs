@@ -33,6 +33,13 @@ pub fn seed(seed: u64) -> Result<u64> {
     Ok(seed)
 }
 
+/// Tokens of a row, of a model that has positions for `most`.
+pub fn ctx(asked: Option<usize>, most: usize) -> Result<usize> {
+    let ctx = asked.unwrap_or(most);
+    ensure((1..=most).contains(&ctx), || format!("--ctx {ctx}: this model has positions for 1 to {most} tokens"))?;
+    Ok(ctx)
+}
+
 /// The learning rate of a run of `steps`.
 pub fn schedule(lr: f64, warmup: Option<u64>, steps: u64, end_fraction: f64) -> Result<Schedule> {
     check(&[("--steps", steps as f64, 1.0, 1e12), ("--end-fraction", end_fraction, 0.0, 1.0)])?;
