@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`rng`] [`fsio`] [`mmap`] [`progress`] | counter-based random numbers; whole files or none; mapped files; what a user sees |
 //! | 1 | [`simd`] | inner loops and their run-time dispatch |
-//! | 2 | [`quant`] [`gguf`] | block formats and their scalar truth; the container |
+//! | 2 | [`quant`] [`gguf`] | block formats and their scalar truth; the container (which may use `quant`) |
 //! | 3 | [`backend`] | the decoder's kernels: trait, `Reference` (f64), `Cpu` (f32) |
 //! | 4 | [`model`] [`data`] | the model as a tree over its leaf; tokenizer, recipes, shards (`data` may use `model`) |
 //! | 5 | [`train`] [`infer`] | a run, its checkpoints; a session, its sampler and label scores |
@@ -27,10 +27,11 @@
 //!
 //! # The `+=` rule
 //!
-//! Gradients of parameters and the residual stream (and its gradient `dx`) are added to; every other
-//! output is overwritten. A kernel's outputs come first among its arguments.
+//! A kernel adds to the gradients of parameters, to the loss, and where its name or its formula says so (`linear_add`,
+//! `axpy`, `norm_backward` into the residual stream's gradient); it overwrites every other output. A kernel's outputs
+//! come first among its arguments.
 //!
-//! Start reading at [`model::decoder`], then [`backend::Backend`].
+//! Start reading at [`model::decoder`], then [`backend::Backend`], then [`train::learner`], where a training step is.
 
 pub mod fsio;
 pub mod mmap;

@@ -9,7 +9,7 @@
 pub mod cpu;
 pub mod reference;
 
-/// What a device can run into; recorded when it happens and told by [`Backend::sync`].
+/// What a device can run into. Allocations and copies tell it at once; what befalls a kernel is told by [`Backend::sync`].
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BackendError {
     /// An allocation that the device has no room for.
@@ -115,7 +115,7 @@ pub struct AdamLeaf<'a, B: Backend + ?Sized> {
 /// Allocation is apart from work. `alloc_*`, uploads, downloads and `sync` return `Result`; kernels return
 /// nothing, allocate nothing a user would see, and neither copy to the host nor read back, so that a device may
 /// record a whole step and replay it. What changes from step to step is read from device memory: tokens,
-/// targets and [`Control`].
+/// targets and [`Control`]; only sizes come as plain arguments ([`Heads`], [`Targets::count`] and the letters).
 ///
 /// A fused kernel has a default made of the smaller ones; a device overrides it where it can do it in one pass.
 pub trait Backend {
@@ -166,7 +166,8 @@ pub trait Backend {
     fn upload_ctl(&self, dst: &mut Self::Ctl, src: &Control) -> Result<(), BackendError>;
     /// Waits for the device and tells the first error since the last call.
     fn sync(&self) -> Result<(), BackendError>;
-    /// Runs `work`; a device that can records it under `key` the first time and replays it from then on.
+    /// Runs `work`; a device that can records it under `key` the first time and replays it from then on. A recording is
+    /// of the sizes it was made with: a device that keeps one must find other sizes under the same `key` by itself.
     fn region(&self, _key: u64, work: &mut dyn FnMut()) {
         work();
     }

@@ -1,4 +1,8 @@
 //! The whole decoder: what it is made of, and its passes.
+//!
+//! [`Decoder::spec`] says which parameters a model has. [`Decoder::forward`] goes from tokens through the embedding, the
+//! blocks and the last norm to what the head reads; [`Decoder::loss`] and [`Decoder::logits`] go on from there, and
+//! [`Decoder::backward`] goes all the way back. The head's matrix is the token embedding itself.
 
 use super::block::{Attention, Block, BlockSaved, Mlp, Scratch};
 use super::config::{Config, Lora, Target};
@@ -127,11 +131,11 @@ pub struct DeviceBatch<B: Backend> {
     pub b: usize,
     /// Positions of each.
     pub t: usize,
-    /// `(B, T)`
+    /// Token ids, `(B, T)`.
     pub tokens: B::Ids,
-    /// `(B, T)`
+    /// Position of each token within its document, `(B, T)`.
     pub positions: B::Ids,
-    /// `(B, T)`
+    /// The first row of its sequence that each row sees, `(B, T)`.
     pub starts: B::Ids,
     /// The rows that count.
     pub targets: Targets<B>,

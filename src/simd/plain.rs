@@ -1,133 +1,128 @@
-//! No particular instruction set: arrays of four, which compilers turn into whatever vectors there are.
+//! No particular instruction set: the vectors of `wide`, which are SSE2 on any x86-64, arrays where there are none.
 
 use super::Op;
 use super::vector::{Simd, Tile, tiles};
+use wide::{f32x4, i32x4};
 
 /// The token; anybody may have it.
 #[derive(Clone, Copy)]
 pub struct Plain(());
 
-/// Runs `op` on arrays.
+/// Runs `op` on whatever vectors the compiler's target has.
 pub fn enter<O: Op>(op: O) -> O::Out {
     op.run(Plain(()))
 }
 
 const L: usize = 4;
 
-#[inline(always)]
-fn zip(a: [f32; L], b: [f32; L], f: impl Fn(f32, f32) -> f32) -> [f32; L] {
-    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
-}
-
 impl Simd for Plain {
-    type V = [f32; L];
+    type V = f32x4;
     const LANES: usize = L;
+    // 4 x 2 accumulators, 2 of B, a broadcast and a product: 12 of SSE2's 16 registers.
     const ROWS: &'static [usize] = &[4, 2, 1];
     const KC: usize = 256;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> Self::V {
-        [x; L]
+    fn splat(self, x: f32) -> f32x4 {
+        f32x4::splat(x)
     }
     #[inline(always)]
-    fn ramp(self) -> Self::V {
-        [0.0, 1.0, 2.0, 3.0]
+    fn ramp(self) -> f32x4 {
+        f32x4::new([0.0, 1.0, 2.0, 3.0])
     }
     #[inline(always)]
-    fn load(self, src: &[f32]) -> Self::V {
-        [src[0], src[1], src[2], src[3]]
+    fn load(self, src: &[f32]) -> f32x4 {
+        f32x4::new([src[0], src[1], src[2], src[3]])
     }
     #[inline(always)]
-    fn load_head(self, src: &[f32]) -> Self::V {
+    fn load_head(self, src: &[f32]) -> f32x4 {
         let mut v = [0.0; L];
         for (v, &x) in v.iter_mut().zip(src) {
             *v = x;
         }
-        v
+        f32x4::new(v)
     }
     #[inline(always)]
-    fn store(self, v: Self::V, dst: &mut [f32]) {
-        dst[..L].copy_from_slice(&v);
+    fn store(self, v: f32x4, dst: &mut [f32]) {
+        dst[..L].copy_from_slice(&v.to_array());
     }
     #[inline(always)]
-    fn store_head(self, v: Self::V, dst: &mut [f32]) {
-        for (y, x) in dst.iter_mut().zip(v) {
+    fn store_head(self, v: f32x4, dst: &mut [f32]) {
+        for (y, x) in dst.iter_mut().zip(v.to_array()) {
             *y = x;
         }
     }
     #[inline(always)]
-    unsafe fn read(self, src: *const f32) -> Self::V {
+    unsafe fn read(self, src: *const f32) -> f32x4 {
         // SAFETY: the caller's promise; arrays of f32 need no more than f32's alignment.
-        unsafe { *src.cast() }
+        f32x4::new(unsafe { *src.cast() })
     }
     #[inline(always)]
-    unsafe fn write(self, v: Self::V, dst: *mut f32) {
+    unsafe fn write(self, v: f32x4, dst: *mut f32) {
         // SAFETY: as above.
-        unsafe { *dst.cast() = v }
+        unsafe { *dst.cast() = v.to_array() }
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
 
     #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        zip(a, b, |a, b| a + b)
+    fn add(self, a: f32x4, b: f32x4) -> f32x4 {
+        a + b
     }
     #[inline(always)]
-    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-        zip(a, b, |a, b| a - b)
+    fn sub(self, a: f32x4, b: f32x4) -> f32x4 {
+        a - b
     }
     #[inline(always)]
-    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
-        zip(a, b, |a, b| a * b)
+    fn mul(self, a: f32x4, b: f32x4) -> f32x4 {
+        a * b
     }
     #[inline(always)]
-    fn div(self, a: Self::V, b: Self::V) -> Self::V {
-        zip(a, b, |a, b| a / b)
+    fn div(self, a: f32x4, b: f32x4) -> f32x4 {
+        a / b
     }
-    /// Rounded twice: `mul_add` without the hardware is a call into the C library.
+    /// Rounded twice where the target has no FMA: without the hardware it is a call into the C library.
     #[inline(always)]
-    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        self.add(self.mul(a, b), c)
+    fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        a.mul_add(b, c)
+    }
+    /// `b` where one is NaN, as on x86; `wide`'s own differ from target to target.
+    #[inline(always)]
+    fn max(self, a: f32x4, b: f32x4) -> f32x4 {
+        b.simd_lt(a).bitselect(a, b)
+    }
+    /// As [`Self::max`].
+    #[inline(always)]
+    fn min(self, a: f32x4, b: f32x4) -> f32x4 {
+        a.simd_lt(b).bitselect(a, b)
     }
     #[inline(always)]
-    fn max(self, a: Self::V, b: Self::V) -> Self::V {
-        zip(a, b, |a, b| if a > b { a } else { b })
-    }
-    #[inline(always)]
-    fn min(self, a: Self::V, b: Self::V) -> Self::V {
-        zip(a, b, |a, b| if a < b { a } else { b })
-    }
-    #[inline(always)]
-    fn sqrt(self, a: Self::V) -> Self::V {
-        zip(a, a, |a, _| a.sqrt())
+    fn sqrt(self, a: f32x4) -> f32x4 {
+        a.sqrt()
     }
     /// Adding 1.5 x 2^23 leaves no bits for a fraction.
     #[inline(always)]
-    fn round(self, a: Self::V) -> Self::V {
-        let magic = [12_582_912.0; L];
-        self.sub(self.add(a, magic), magic)
+    fn round(self, a: f32x4) -> f32x4 {
+        let magic = f32x4::splat(12_582_912.0);
+        a + magic - magic
     }
     #[inline(always)]
-    fn pow2(self, n: Self::V) -> Self::V {
-        // SAFETY of the cast: |n| <= 127 by contract, so that the plain `as` conversion's saturation is never met.
-        zip(n, n, |n, _| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    fn pow2(self, n: f32x4) -> f32x4 {
+        let bits: i32x4 = (n.fast_trunc_int() + i32x4::splat(127)) << 23;
+        bytemuck::cast(bits)
     }
     #[inline(always)]
-    fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
-        let mut out = y;
-        for i in 0..L {
-            if a[i] < b[i] {
-                out[i] = x[i];
-            }
-        }
-        out
+    fn select_lt(self, a: f32x4, b: f32x4, x: f32x4, y: f32x4) -> f32x4 {
+        a.simd_lt(b).bitselect(x, y)
     }
     #[inline(always)]
-    fn sum(self, a: Self::V) -> f32 {
+    fn sum(self, a: f32x4) -> f32 {
+        let a = a.to_array();
         (a[0] + a[2]) + (a[1] + a[3])
     }
     #[inline(always)]
-    fn greatest(self, a: Self::V) -> f32 {
+    fn greatest(self, a: f32x4) -> f32 {
+        let a = a.to_array();
         a[0].max(a[1]).max(a[2].max(a[3]))
     }
 

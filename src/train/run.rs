@@ -107,9 +107,14 @@ pub enum End {
     Stopped,
 }
 
-/// Runs from `state` to the end of the plan, keeping `metrics.jsonl` in `dir` and calling `save` for checkpoints.
+/// Runs from `state` to the end of the plan, keeping `metrics.jsonl` in `dir` and calling `save` for checkpoints;
+/// `name` is what progress and log lines call the run.
 ///
-/// A checkpoint is saved only after the losses of its steps were read and found finite.
+/// A checkpoint is saved only after the losses of its steps, and one of the very weights that go into it, were found
+/// finite and no worse than guessing.
+///
+/// # Errors
+/// What ended the run early. `last/`, once there is one, is then as it was saved, and the run can go on from it.
 pub fn run<B: Backend>(
     dir: &Path,
     plan: &Plan,

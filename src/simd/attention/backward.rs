@@ -1,8 +1,8 @@
 //! The backward pass: probabilities again from scores and `lse`, then four products a tile.
 
-use super::super::parallel::{self, Scratch, Shared};
+use super::super::parallel::Shared;
 use super::super::{Isa, Op, Simd, math};
-use super::{KEYS, QUERIES, Queries, Rows, Sizes, product};
+use super::{KEYS, QUERIES, Queries, Rows, Sizes, each_head, product};
 
 /// One head of one sequence.
 struct Head<'a> {
@@ -129,10 +129,6 @@ fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     s.sum(sum)
 }
 
-thread_local! {
-    static SCRATCH: Scratch = const { Scratch::new() };
-}
-
 /// `dqkv (N, 3C)` from `dy (N, C)`, with the forward pass's `y` and `lse (N, H)`; `delta (N, H)` is overwritten.
 ///
 /// # Panics
@@ -142,13 +138,7 @@ pub fn backward(isa: Isa, dqkv: &mut [f32], delta: &mut [f32], dy: &[f32], y: &[
     assert!(dqkv.len() == 3 * n * c && delta.len() == n * s.h && dy.len() == n * c && y.len() == n * c);
     assert!(lse.len() == n * s.h && qkv.len() == 3 * n * c && starts.len() == n);
     let (dqkv, delta) = (Shared::new(dqkv), Shared::new(delta));
-    parallel::for_each(s.b * s.h, n * s.t * c >= parallel::WORTH, |task| {
-        let (seq, head) = (task / s.h, task % s.h);
-        let starts = &starts[seq * s.t..][..s.t];
-        SCRATCH.with(|scratch| {
-            scratch.with(scratch_len(s), |scratch| {
-                isa.run(Head { dqkv, delta, dy, y, qkv, lse, starts, seq, head, s, scratch });
-            });
-        });
+    each_head(s, scratch_len(s), |seq, head, scratch| {
+        isa.run(Head { dqkv, delta, dy, y, qkv, lse, starts: &starts[seq * s.t..][..s.t], seq, head, s, scratch });
     });
 }

@@ -1,8 +1,8 @@
 //! The forward pass: softmax on the go, with the greatest score so far.
 
-use super::super::parallel::{self, Scratch, Shared};
+use super::super::parallel::Shared;
 use super::super::{Isa, Op, Simd, math};
-use super::{KEYS, MASKED, QUERIES, Queries, Rows, Sizes, product};
+use super::{KEYS, MASKED, QUERIES, Queries, Rows, Sizes, each_head, product};
 
 /// One head of one sequence.
 struct Head<'a> {
@@ -93,10 +93,6 @@ impl Op for Head<'_> {
     }
 }
 
-thread_local! {
-    static SCRATCH: Scratch = const { Scratch::new() };
-}
-
 /// `y (N, C)` and `lse (N, H)` of `qkv (N, 3C)`; row `i` of a sequence sees `starts[i] ..= i`.
 ///
 /// # Panics
@@ -105,12 +101,7 @@ pub fn forward(isa: Isa, y: &mut [f32], lse: &mut [f32], qkv: &[f32], starts: &[
     let (c, n) = (s.c(), s.b * s.t);
     assert!(y.len() == n * c && lse.len() == n * s.h && qkv.len() == 3 * n * c && starts.len() == n);
     let (y, lse) = (Shared::new(y), Shared::new(lse));
-    parallel::for_each(s.b * s.h, n * s.t * c >= parallel::WORTH, |task| {
-        let (seq, head) = (task / s.h, task % s.h);
-        SCRATCH.with(|scratch| {
-            scratch.with(scratch_len(s), |scratch| {
-                isa.run(Head { y, lse, qkv, starts: &starts[seq * s.t..][..s.t], seq, head, s, scratch });
-            });
-        });
+    each_head(s, scratch_len(s), |seq, head, scratch| {
+        isa.run(Head { y, lse, qkv, starts: &starts[seq * s.t..][..s.t], seq, head, s, scratch });
     });
 }

@@ -13,6 +13,7 @@ mod forward;
 pub use backward::backward;
 pub use forward::forward;
 
+use super::parallel::{self, Scratch};
 use super::{Simd, Tile};
 
 /// Keys of a tile.
@@ -50,6 +51,17 @@ impl Sizes {
     const fn d_whole(self) -> usize {
         self.d.next_multiple_of(16)
     }
+}
+
+thread_local! {
+    static SCRATCH: Scratch = const { Scratch::new() };
+}
+
+/// Calls `work(sequence, head, scratch)` for each head of each sequence, with `scratch` elements to work in.
+fn each_head(s: Sizes, scratch: usize, work: impl Fn(usize, usize, &mut [f32]) + Sync) {
+    parallel::for_each(s.b * s.h, s.b * s.t * s.t * s.c() >= parallel::WORTH, |task| {
+        SCRATCH.with(|own| own.with(scratch, |scratch| work(task / s.h, task % s.h, scratch)));
+    });
 }
 
 /// One of the three parts of `qkv`, or a matrix with one: rows of a head, `stride` apart.
