@@ -110,7 +110,7 @@ impl<B: Backend> Learner<B> {
             self.be.upload_ctl(&mut self.ctl, &Control { lr, beta1, beta2, eps, decay, clip, step, dropout_key })?;
             self.put(host, total)?;
             let Self { be, weights, grads, acts, batch, ctl, loss, .. } = self;
-            be.region((batch.b * batch.t) as u64, &mut || {
+            be.region(rng::key(0, &[batch.b as u64, batch.t as u64, batch.targets.count as u64]), &mut || {
                 let pass = batch.pass(be, Some(ctl));
                 weights.forward(&pass, acts, batch);
                 weights.backward(&pass, loss, grads, acts, batch);
