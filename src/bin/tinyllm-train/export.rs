@@ -10,7 +10,7 @@ use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::gguf::{self, Card};
 use tinyllm::quant::GgmlType;
 use tinyllm::train::checkpoint::{self, Model};
-use tinyllm::train::config::RunConfig;
+use tinyllm::train::config::{RunConfig, Task};
 
 /// Writes a model as GGUF, with its tokenizer, codec and labels: all that `tinyllm-run` needs.
 #[derive(clap::Args)]
@@ -91,11 +91,15 @@ impl Args {
     }
 }
 
-/// The data that the checkpoint's run was fine-tuned on, if it is a run of ours that was.
+/// The data that the checkpoint's run was fine-tuned on, if it is a run of ours that was. A model that was only
+/// pre-trained answers nothing yet, and gets no labels.
 fn data_of(run: &Path, checkpoint: &Path) -> Result<Option<Prepared>> {
     for dir in [run, checkpoint.parent().unwrap_or(run)] {
         if dir.join("config.toml").is_file() {
             let config = RunConfig::read(dir)?;
+            if config.task == Task::Pretrain {
+                return Ok(None);
+            }
             let found = Prepared::open(&config.data).with_context(|| {
                 format!("{}: the run's data is needed for the codec; give --data if it was moved", config.data.display())
             })?;

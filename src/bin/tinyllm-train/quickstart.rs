@@ -70,7 +70,9 @@ impl Args {
         println!("{:.1} ms a window, {:.0} tokens/s read, {:.0} tokens/s written, on this machine", board.ms, board.read, board.written);
         println!("all of it took {}", duration(start.elapsed().as_secs_f64()));
         println!("\nnext:\n  tinyllm-run classify {} {}", file.display(), data.join("readings/test.csv").display());
-        println!("  tinyllm-run generate {} -p \"Fellow citizens\" -n 64", file.display());
+        let english = out.join("base.gguf");
+        println!("  tinyllm-train export {} --out {}   the model before it learned to answer", base.display(), english.display());
+        println!("  tinyllm-run generate {} -p \"Fellow citizens\" -n 64   which knows a little English", english.display());
         println!("  then copy {} and put your own CSV into it", recipe.display());
         Ok(())
     }
