@@ -131,6 +131,11 @@ pub fn run<B: Backend>(
     let validation = feed.validation().map_err(|source| RunError::Data { step: state.step, source })?;
     let mut metrics = Metrics::open(&dir.join("metrics.jsonl"), state.step)?;
     let mut progress = Progress::new(name, "steps", steps);
+    if validation.is_empty() {
+        progress.line(&format!(
+            "{name}: there is no validation data, or less than a row of it, so no checkpoint is chosen as the best; last/ is kept"
+        ));
+    }
     let start = Instant::now();
     let mut saved = state.step;
     let diverged = |step: u64, saved: u64, what: String| {
