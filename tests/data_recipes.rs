@@ -124,6 +124,7 @@ fn faults_in_the_recipe_are_named() {
         ("context = 128", "vocabulary.trimmed = 300", &["vocabulary.trimmed = 300", "need 3"]),
         ("context = 128", "vocabulary = \"gpt3\"", &["gpt3"]),
         ("[split]", "[augment]\nscale = -1.0\n[split]", &["augment.scale = -1"]),
+        ("[split]", "[augment]\nmirror = 0.5\n[split]", &["augment.mirror", "mirrored = [...]"]),
         ("[split]", "[pretrain]\ntokens = 100\n[split]", &["no source"]),
         ("[split]", "[pretrain]\ntokens = 100\n[[pretrain.text]]\nfiles = [\"a.csv\"]\nweight = 0\n[split]", &["weight", "positive"]),
         (

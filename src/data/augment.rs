@@ -5,7 +5,7 @@
 
 use super::codec::SensorCodec;
 use super::example::Readings;
-use super::scale::Scale;
+use super::scale::{Channel, Scale};
 use crate::rng::{Rng, key};
 use serde::{Deserialize, Serialize};
 
@@ -63,9 +63,7 @@ impl Augment {
         let shift = symmetric(self.shift);
         let mut window = if self.stretch == 0.0 && self.shift == 0.0 { readings.values.clone() } else { warp(readings, speed, shift) };
         if self.mirror > 0.0 && rng.uniform() < self.mirror {
-            for (_, readings) in codec.channels.iter().zip(&mut window).filter(|(c, _)| c.mirrored) {
-                readings.iter_mut().for_each(|v| *v = -*v);
-            }
+            mirror(&codec.channels, &mut window);
         }
         if self.rotate > 0.0 {
             let turn = rotation(&mut rng, self.rotate.to_radians());
@@ -92,6 +90,15 @@ impl Augment {
             }
         }
         window
+    }
+}
+
+/// The window as the other side of the body would have felt it.
+fn mirror(channels: &[Channel], window: &mut [Vec<f32>]) {
+    for (channel, readings) in channels.iter().zip(window) {
+        if channel.mirrored {
+            readings.iter_mut().for_each(|v| *v = -*v);
+        }
     }
 }
 
@@ -163,6 +170,22 @@ mod tests {
         assert_eq!(warp(&readings, 0.5, 0.0)[0], [5.0, 5.5, 6.0, 6.5, 7.0]);
         assert_eq!(warp(&readings, 2.0, 0.0)[0], [2.0, 4.0, 6.0, 8.0, 9.0]);
         assert_eq!(warp(&readings, 1.0, -0.4)[0], [2.0, 3.0, 4.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn a_mirror_turns_the_signs_of_its_channels_alone() {
+        let channel = |mirrored| Channel {
+            name: String::new(),
+            sensor: String::new(),
+            unit: String::new(),
+            scale: Scale::Range { lo: -3.0, hi: 3.0 },
+            log: false,
+            mirrored,
+        };
+        let mut window = vec![vec![1.0, -2.0], vec![1.0, -2.0], vec![0.5, f32::NAN]];
+        mirror(&[channel(true), channel(false), channel(true)], &mut window);
+        assert_eq!((&window[0][..], &window[1][..], window[2][0]), (&[-1.0, 2.0][..], &[1.0, -2.0][..], -0.5));
+        assert!(window[2][1].is_nan());
     }
 
     #[test]

@@ -170,6 +170,10 @@ impl Plan {
         if let Some(bad) = recipe.augment.and_then(|a| a.fault()) {
             return fault(bad);
         }
+        let nothing_mirrored = recipe.readings.as_ref().is_none_or(|r| r.sensor.iter().all(|s| s.mirrored.is_empty()));
+        if recipe.augment.is_some_and(|a| a.mirror > 0.0) && nothing_mirrored {
+            return fault("augment.mirror: no channel changes its sign; say which do with mirrored = [...] under [[readings.sensor]]");
+        }
         let task = match (&recipe.readings, &recipe.examples) {
             (Some(_), Some(_)) => return fault("there are [readings] and [examples]; a recipe makes one task, so take one of them"),
             (Some(r), None) => Some(Task::Readings(Box::new(Readings::check(r, base, true)?))),
