@@ -121,6 +121,12 @@ impl Trie {
     }
 }
 
+/// The label of the largest probability (or log-probability); the first of equals.
+#[must_use]
+pub fn likeliest(probs: &[f64]) -> usize {
+    (1..probs.len()).fold(0, |best, i| if probs[i] > probs[best] { i } else { best })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use crate::backend::{Backend, BackendError};
 use crate::data::labels::{Node, Trie};
+use crate::infer::most_likely;
 use crate::model::HostBatch;
 use crate::train::Learner;
 
@@ -106,7 +107,7 @@ pub fn continue_greedily<B: Backend>(
         going.retain(|&i| texts[i].len() < ctx);
         let asked: Vec<Vec<u32>> = going.iter().map(|&i| texts[i].clone()).collect();
         let logits = Asker { learner, ctx, rows }.after(&asked)?;
-        let next: Vec<u32> = logits.iter().map(|l| (1..l.len()).fold(0, |best, i| if l[i] > l[best] { i } else { best }) as u32).collect();
+        let next: Vec<u32> = logits.iter().map(|l| most_likely(l)).collect();
         for (&i, &token) in going.iter().zip(&next).filter(|&(_, &token)| token != end) {
             texts[i].push(token);
         }
@@ -114,10 +115,4 @@ pub fn continue_greedily<B: Backend>(
         going.retain(|_| !ended.next().unwrap_or(true));
     }
     Ok(texts.into_iter().zip(prompts).map(|(text, prompt)| text[prompt.len()..].to_vec()).collect())
-}
-
-/// The index of the largest; the first of equals.
-#[must_use]
-pub fn best(log_probs: &[f64]) -> usize {
-    (1..log_probs.len()).fold(0, |best, i| if log_probs[i] > log_probs[best] { i } else { best })
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tinyllm::data::labels::Trie;
+use tinyllm::data::labels::{Trie, likeliest};
 use tinyllm::data::{Codec, Example};
 use tinyllm::infer::{Model, label_log_probs};
 
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .iter()
                 .map(|p| p.exp())
                 .collect();
-            let best = (1..probs.len()).fold(0, |best, i| if probs[i] > probs[best] { i } else { best });
+            let best = likeliest(&probs);
             if !q.truth.is_empty() {
                 told += 1;
                 right += usize::from(q.truth == labels[best]);

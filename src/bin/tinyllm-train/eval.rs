@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use tinyllm::backend::cpu::Cpu;
-use tinyllm::data::labels::Trie;
+use tinyllm::data::labels::{self, Trie};
 use tinyllm::data::prepared::Prepared;
 use tinyllm::data::{Example, Split, Tokenizer};
 use tinyllm::eval::baselines::{self, Baseline};
@@ -99,7 +99,7 @@ pub fn judge(model: &Model, data: &Prepared, split: Split) -> Result<(Report, Ve
         within += said.iter().zip(examples).filter(|(s, e)| starts_right(&data.tokenizer, s, e, labels)).count();
         progress.add(chunk.len() as u64);
     }
-    let answers: Vec<usize> = scores.iter().map(|s| score::best(s)).collect();
+    let answers: Vec<usize> = scores.iter().map(|s| labels::likeliest(s)).collect();
     let all: Vec<Baseline> = baselines::baselines(&train, &train_truths, &test, labels.len());
     let mean = scores.iter().zip(&truths).map(|(s, &t)| s[t]).sum::<f64>() / test.len() as f64;
     Ok((Report::new(Confusion::new(labels, &truths, &answers), &truths, &all, within as f64 / test.len() as f64, mean), scores))
@@ -111,7 +111,7 @@ fn starts_right(tokenizer: &Tokenizer, said: &[u32], example: &Example, labels: 
     let text = tokenizer.decode(said);
     let text = text.trim();
     let whole = labels.iter().filter(|l| text.starts_with(l.as_str())).max_by_key(|l| l.len());
-    let begun = || (said.len() == FIRST_TOKENS).then(|| labels.iter().find(|l| l.starts_with(text))).flatten();
+    let begun = || (said.len() == FIRST_TOKENS && !text.is_empty()).then(|| labels.iter().find(|l| l.starts_with(text))).flatten();
     whole.or_else(begun).is_some_and(|l| *l == example.output)
 }
 

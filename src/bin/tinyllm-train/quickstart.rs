@@ -7,10 +7,9 @@ use clap::Parser;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tinyllm::data::labels::Trie;
+use tinyllm::data::labels::{Trie, likeliest};
 use tinyllm::data::prepared::Prepared;
 use tinyllm::data::{Codec, Split, quickstart};
-use tinyllm::eval::score::best;
 use tinyllm::infer::{self, Model, Session};
 use tinyllm::progress::{Progress, duration};
 use tinyllm::train::checkpoint;
@@ -61,7 +60,7 @@ impl Args {
             board.answers.len(),
             scores.len()
         );
-        let same = board.answers.iter().zip(&scores).filter(|&(a, s)| *a == best(s)).count();
+        let same = board.answers.iter().zip(&scores).filter(|&(a, s)| *a == likeliest(s)).count();
         let bytes = std::fs::metadata(&file)?.len();
 
         println!("\n{report}");
@@ -129,7 +128,7 @@ impl Board {
         for window in &windows {
             let prompt = codec.tokens(&model.tokenizer, window).prompt;
             tokens += prompt.len();
-            answers.push(best(&infer::label_log_probs(&mut session, &trie, &prompt)?));
+            answers.push(likeliest(&infer::label_log_probs(&mut session, &trie, &prompt)?));
             progress.add(1);
         }
         let seconds = start.elapsed().as_secs_f64();
