@@ -125,7 +125,7 @@ fn adamw<B: Backend>(be: &B, bar: f64) {
     let tensors = Tensors::load("adamw");
     for name in ["first", "early", "late"] {
         let [lr, beta1, beta2, eps, decay, clip, step] = tensors.get(&format!("{name}.control"))[..] else { panic!("{name}") };
-        let control = Control { lr, beta1, beta2, eps, decay, clip, step: step as u64, dropout_key: 0 };
+        let control = Control { lr, beta1, beta2, eps, decay, clip, step: step as u64, dropout_key: 0, rounding_key: 0 };
         let given = |part| tensors.get(&format!("{name}.in.{part}"));
         let n = given("p").len();
         let acc = |values: Vec<f64>| {

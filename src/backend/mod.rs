@@ -2,11 +2,14 @@
 //!
 //! - [`mod@reference`]: `f64`, the plainest possible; every other backend is held to it.
 //! - [`cpu`]: `f32`, SIMD, rayon.
+//! - `cuda`: NVIDIA GPUs, bf16 and f32; not on aarch64.
 //!
 //! Letters and the `+=` rule are those of the crate's front page. `N` is the number of *active* rows, `B T` of
 //! the batch at hand; buffers are sized for the largest batch, and a kernel touches the first `N` rows alone.
 
 pub mod cpu;
+#[cfg(not(target_arch = "aarch64"))]
+pub mod cuda;
 pub mod reference;
 
 /// What a device can run into. Allocations and copies tell it at once; what befalls a kernel is told by [`Backend::sync`].
@@ -80,13 +83,19 @@ pub struct Control {
     pub step: u64,
     /// `rng::key(seed, [step, micro-step])`; a dropout mixes its site in.
     pub dropout_key: u64,
+    /// Says how masters are rounded to narrower weights after this step; a function of seed and step, so that a resumed run
+    /// has the same weights.
+    pub rounding_key: u64,
 }
+
+/// Stands in [`Targets::rows`] for a row that is not there: see [`Backend::bucket`].
+pub const NO_ROW: u32 = u32::MAX;
 
 /// The rows of a batch whose next token counts, gathered by the host.
 pub struct Targets<B: Backend + ?Sized> {
     /// How many rows count; the three buffers are valid up to here.
     pub count: usize,
-    /// Which rows, ascending.
+    /// Which rows, ascending; behind them [`NO_ROW`], with id and weight 0, where the device asked for a rounder count.
     pub rows: B::Ids,
     /// The token that should come next, for each of `rows`.
     pub ids: B::Ids,
@@ -129,6 +138,8 @@ pub trait Backend {
     type Ctl;
     /// Workspace of the classifier: logits of one chunk of rows.
     type Head;
+    /// Numbers on their way to the host.
+    type Late;
 
     /// Name for logs: "reference", "cpu".
     const NAME: &'static str;
@@ -145,6 +156,10 @@ pub trait Backend {
     }
     /// A zeroed accumulator of `len` elements.
     fn alloc_acc(&self, len: usize) -> Result<Self::Acc, BackendError>;
+    /// The gradient of a `(rows, cols)` weight, padded as [`alloc_matrix`](Self::alloc_matrix) pads the weight.
+    fn alloc_acc_matrix(&self, rows: usize, cols: usize) -> Result<Self::Acc, BackendError> {
+        self.alloc_acc(rows * cols)
+    }
     /// `len` ids, all 0.
     fn alloc_ids(&self, len: usize) -> Result<Self::Ids, BackendError>;
     /// A control block.
@@ -164,8 +179,18 @@ pub trait Backend {
     fn upload_ids(&self, dst: &mut Self::Ids, src: &[u32]) -> Result<(), BackendError>;
     /// Sets the control block.
     fn upload_ctl(&self, dst: &mut Self::Ctl, src: &Control) -> Result<(), BackendError>;
+    /// Begins to copy the first number of each of `values` to the host, as it is when all that was asked for so far is done,
+    /// and does not wait for it.
+    fn read_late(&self, values: &[&Self::Acc]) -> Result<Self::Late, BackendError>;
+    /// Waits for numbers that [`read_late`](Self::read_late) sent; tells an error of anything asked for before them.
+    fn take(&self, late: Self::Late) -> Result<Vec<f64>, BackendError>;
     /// Waits for the device and tells the first error since the last call.
     fn sync(&self) -> Result<(), BackendError>;
+    /// The number of rows, `count` or some more, that a batch in which `count` of `n` rows count is filled up to: a device that
+    /// records steps keeps few recordings.
+    fn bucket(&self, count: usize, _n: usize) -> usize {
+        count
+    }
     /// Runs `work`; a device that can records it under `key` the first time and replays it from then on. A recording is
     /// of the sizes it was made with: a device that keeps one must find other sizes under the same `key` by itself.
     fn region(&self, _key: u64, work: &mut dyn FnMut()) {
@@ -331,6 +356,9 @@ pub trait Backend {
     /// `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`,
     /// `w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)`.
     fn adamw(&self, leaves: &mut [AdamLeaf<'_, Self>], norm: &Self::Acc, ctl: &Self::Ctl);
+    /// Makes the weights from their masters again, rounded as [`adamw`](Self::adamw) rounded them after the step that `ctl` is of.
+    /// On a device without masters the weights are all there is.
+    fn round_masters(&self, _leaves: &mut [AdamLeaf<'_, Self>], _ctl: &Self::Ctl) {}
 }
 
 /// LayerNorm's epsilon, GPT-2's.

@@ -17,6 +17,7 @@ impl Backend for Reference {
     type Ctl = Control;
     /// The logits of one row.
     type Head = Vec<f64>;
+    type Late = Vec<f64>;
 
     const NAME: &'static str = "reference";
 
@@ -30,7 +31,7 @@ impl Backend for Reference {
         Ok(vec![0; len])
     }
     fn alloc_ctl(&self) -> Result<Control, BackendError> {
-        Ok(Control { lr: 0.0, beta1: 0.0, beta2: 0.0, eps: 0.0, decay: 0.0, clip: 0.0, step: 0, dropout_key: 0 })
+        Ok(Control { lr: 0.0, beta1: 0.0, beta2: 0.0, eps: 0.0, decay: 0.0, clip: 0.0, step: 0, dropout_key: 0, rounding_key: 0 })
     }
     fn alloc_head(&self, _n: usize, _c: usize, v: usize) -> Result<Vec<f64>, BackendError> {
         Ok(vec![0.0; v])
@@ -63,6 +64,12 @@ impl Backend for Reference {
     fn upload_ctl(&self, dst: &mut Control, src: &Control) -> Result<(), BackendError> {
         *dst = *src;
         Ok(())
+    }
+    fn read_late(&self, values: &[&Vec<f64>]) -> Result<Vec<f64>, BackendError> {
+        Ok(values.iter().map(|v| v[0]).collect())
+    }
+    fn take(&self, late: Vec<f64>) -> Result<Vec<f64>, BackendError> {
+        Ok(late)
     }
     fn sync(&self) -> Result<(), BackendError> {
         Ok(())

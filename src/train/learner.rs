@@ -106,8 +106,9 @@ impl<B: Backend> Learner<B> {
         self.grads.each_mut(&mut |g| g.iter_mut().for_each(|g| self.be.zero_acc(g)));
         for (micro, host) in batches.iter().enumerate() {
             let dropout_key = rng::key(seed, &[step, micro as u64]);
+            let rounding_key = rng::key_of(seed, &format!("rounding {step}"));
             let Adam { beta1, beta2, eps, weight_decay: decay, clip } = *adam;
-            self.be.upload_ctl(&mut self.ctl, &Control { lr, beta1, beta2, eps, decay, clip, step, dropout_key })?;
+            self.be.upload_ctl(&mut self.ctl, &Control { lr, beta1, beta2, eps, decay, clip, step, dropout_key, rounding_key })?;
             self.put(host, total)?;
             let Self { be, weights, grads, acts, batch, ctl, loss, .. } = self;
             be.region(rng::key(0, &[batch.b as u64, batch.t as u64, batch.targets.count as u64]), &mut || {

@@ -69,6 +69,7 @@ impl Backend for Cpu {
     type Ids = Vec<u32>;
     type Ctl = Control;
     type Head = Head;
+    type Late = Vec<f64>;
 
     const NAME: &'static str = "cpu";
 
@@ -82,7 +83,7 @@ impl Backend for Cpu {
         filled(len, 0)
     }
     fn alloc_ctl(&self) -> Result<Control, BackendError> {
-        Ok(Control { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.0, clip: 1.0, step: 1, dropout_key: 0 })
+        Ok(Control { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.0, clip: 1.0, step: 1, dropout_key: 0, rounding_key: 0 })
     }
     fn alloc_head(&self, n: usize, c: usize, v: usize) -> Result<Head, BackendError> {
         Head::new(n, c, v)
@@ -116,6 +117,12 @@ impl Backend for Cpu {
     fn upload_ctl(&self, dst: &mut Control, src: &Control) -> Result<(), BackendError> {
         *dst = *src;
         Ok(())
+    }
+    fn read_late(&self, values: &[&Vec<f32>]) -> Result<Vec<f64>, BackendError> {
+        Ok(values.iter().map(|v| f64::from(v[0])).collect())
+    }
+    fn take(&self, late: Vec<f64>) -> Result<Vec<f64>, BackendError> {
+        Ok(late)
     }
     fn sync(&self) -> Result<(), BackendError> {
         Ok(())

@@ -90,7 +90,7 @@ fn dropout_keeps_its_share_and_repeats_itself() {
 /// One step with the numbers done by hand: the first corrected moments are the clipped gradient itself.
 #[test]
 fn the_first_adamw_step_is_the_sign_of_the_gradient() {
-    let ctl = Control { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.5, clip: 1.0, step: 1, dropout_key: 0 };
+    let ctl = Control { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.5, clip: 1.0, step: 1, dropout_key: 0, rounding_key: 0 };
     let g = [vec![3.0, 0.0], vec![-4.0]];
     let mut norm = vec![f64::NAN];
     R.grad_norm(&mut norm, &[&g[0], &g[1]]);

@@ -1,0 +1,2 @@
+// Attention in f32, for the mode that checks.
+#include "base.cuh"

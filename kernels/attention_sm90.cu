@@ -1,0 +1,2 @@
+// Attention on Hopper (wgmma, TMA).
+#include "base.cuh"

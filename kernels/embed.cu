@@ -1,0 +1,2 @@
+// Embedding, and its backward by sorted segments.
+#include "base.cuh"

@@ -1,0 +1,2 @@
+// LayerNorm, forward and backward.
+#include "base.cuh"

@@ -1,0 +1,2 @@
+// Gradient norm, AdamW, rounding of masters.
+#include "base.cuh"

@@ -1,0 +1,2 @@
+// Matrix products on Hopper (wgmma, TMA).
+#include "base.cuh"
