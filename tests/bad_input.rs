@@ -389,9 +389,9 @@ fn a_run_that_diverges() {
     let rising =
         ["pretrain", "--data", "data", "--model", "model.toml", "--steps", "60", "--batch-tokens", "256", "--lr", "3", "--warmup", "60"];
     let out = place.train(&[&rising[..], &["--save-every", "2", "--out", "run"]].concat());
-    table.judge("a rising rate", &out, 1, &["step ", "worse than guessing", "run/last holds those of step ", "lower --lr"]);
+    table.judge("a rising rate", &out, 1, &["step ", "worse than guessing", "run/last holds the weights of step ", "lower --lr"]);
     let state: serde_json::Value = serde_json::from_slice(&fs::read(place.path("run/last/state.json")).unwrap()).unwrap();
-    assert!(said(&out).contains(&format!("holds those of step {}, which are good", state["step"])), "{}", said(&out));
+    assert!(said(&out).contains(&format!("holds the weights of step {}, which are good", state["step"])), "{}", said(&out));
     for which in ["best", "last"] {
         let (_, weights) = hf::read(&place.path("run").join(which)).unwrap();
         assert!(weights.leaves().iter().all(|w| w.iter().all(|v| v.is_finite())), "{which}");

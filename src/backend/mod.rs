@@ -7,6 +7,8 @@
 //! Letters and the `+=` rule are those of the crate's front page. `N` is the number of *active* rows, `B T` of
 //! the batch at hand; buffers are sized for the largest batch, and a kernel touches the first `N` rows alone.
 
+use serde::{Deserialize, Serialize};
+
 pub mod cpu;
 #[cfg(not(target_arch = "aarch64"))]
 pub mod cuda;
@@ -62,6 +64,17 @@ impl Heads {
     pub fn scale(self) -> f64 {
         1.0 / (self.d as f64).sqrt()
     }
+}
+
+/// How `f32` masters become the narrower weights that passes compute with, on a device that has masters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// Up or down by chance, so that the mean is right; keyed by seed, step and parameter.
+    #[default]
+    Stochastic,
+    /// To the nearest.
+    Nearest,
 }
 
 /// The numbers of one optimizer step or micro-step, as the host says them.
@@ -145,6 +158,8 @@ pub trait Backend {
     const NAME: &'static str;
     /// Whether leaves in training need a master copy beside `Buf`.
     const MASTERS: bool = false;
+    /// Whether the device works on while the host does something else, so that figures are better read late.
+    const LATE: bool = false;
 
     // ---- memory
 

@@ -164,26 +164,24 @@ pub fn sha256_file(path: &Path) -> Result<String, IoError> {
     Ok(Sha256::digest(&*Mapped::open(path)?).iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// A part of the optimizer's state of one parameter.
+/// A part of the optimizer's state of one parameter. (A device's `f32` masters are no part of it: they are the weights of the
+/// checkpoint.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// First moment.
     First,
     /// Second moment.
     Second,
-    /// The `f32` weight, on a device that computes in a narrower type.
-    Master,
 }
 
 impl Moment {
-    const ALL: [Self; 3] = [Self::First, Self::Second, Self::Master];
+    const ALL: [Self; 2] = [Self::First, Self::Second];
 
     /// The tensor's name: `blk.0.attn_qkv.weight.m`.
     fn name(self, spec: &Spec) -> String {
         let part = match self {
             Self::First => "m",
             Self::Second => "v",
-            Self::Master => "master",
         };
         format!("{}.{part}", spec.name)
     }
@@ -193,8 +191,6 @@ impl Moment {
 pub struct Moments<'a> {
     /// Which parameters train, in walk order.
     pub trained: &'a [bool],
-    /// Whether there are masters beside the two moments.
-    pub masters: bool,
     /// The values of parameter `i` in walk order; asked for trained ones only.
     pub get: &'a mut dyn FnMut(usize, Moment) -> Result<Vec<f32>, BackendError>,
 }
@@ -246,9 +242,8 @@ pub fn save(path: &Path, parts: &CheckpointParts, moments: Option<Moments>) -> R
 
 fn write_moments(path: &Path, specs: &[&Spec], moments: Moments) -> Result<(), CheckpointError> {
     assert_eq!(specs.len(), moments.trained.len(), "one mark a parameter");
-    let parts = if moments.masters { &Moment::ALL[..] } else { &Moment::ALL[..2] };
     let trained = || (0..specs.len()).filter(|&i| moments.trained[i]);
-    let all: Vec<(usize, Moment)> = trained().flat_map(|i| parts.iter().map(move |&part| (i, part))).collect();
+    let all: Vec<(usize, Moment)> = trained().flat_map(|i| Moment::ALL.map(|part| (i, part))).collect();
     let entry = |&(i, part): &(usize, Moment)| Entry { name: part.name(specs[i]), shape: specs[i].shape.clone(), transposed: false };
     let entries: Vec<Entry> = all.iter().map(entry).collect();
     write_tensors(path, &entries, |k| {
@@ -369,12 +364,6 @@ impl OptimizerFile {
     #[must_use]
     pub fn trains(&self, spec: &Spec) -> bool {
         self.0.contains(&Moment::First.name(spec))
-    }
-
-    /// Whether a parameter has a master beside its moments.
-    #[must_use]
-    pub fn has_master(&self, spec: &Spec) -> bool {
-        self.0.contains(&Moment::Master.name(spec))
     }
 
     /// The values of a trained parameter, in its shape.

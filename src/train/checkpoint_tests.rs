@@ -38,13 +38,13 @@ fn moment(spec: &Spec, i: usize, part: Moment) -> Vec<f32> {
     (0..spec.numel()).map(|k| (10 * i + part as usize) as f32 + k as f32 / 1e3).collect()
 }
 
-fn save_all(path: &Path, lora: Option<&Lora>, weights: &Decoder<Vec<f32>>, state: &State, masters: bool) -> Result<(), CheckpointError> {
+fn save_all(path: &Path, lora: Option<&Lora>, weights: &Decoder<Vec<f32>>, state: &State) -> Result<(), CheckpointError> {
     let (config, tokenizer) = (config(), tokenizer());
     let spec = Decoder::spec(&config, lora);
     let specs = spec.leaves();
     let trained: Vec<bool> = specs.iter().map(|s| lora.is_none() || s.lora).collect();
     let mut get = |i: usize, part| Ok(moment(specs[i], i, part));
-    let moments = Moments { trained: &trained, masters, get: &mut get };
+    let moments = Moments { trained: &trained, get: &mut get };
     save(path, &CheckpointParts { config: &config, lora, weights, tokenizer: &tokenizer, state }, Some(moments))
 }
 
@@ -63,22 +63,19 @@ fn adapted() -> Decoder<Vec<f32>> {
 fn a_run_goes_on_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last");
-    for masters in [false, true] {
-        save_all(&path, None, &base_weights(), &state(None), masters).unwrap();
-        let back = load_training_state(&path, None).unwrap();
-        assert_eq!(back.state, state(None));
-        assert_eq!((back.config.clone(), back.lora, back.tokenizer), (config(), None, tokenizer()));
-        assert_eq!(back.weights.leaves(), base_weights().leaves());
-        for (i, s) in Decoder::spec(&config(), None).leaves().into_iter().enumerate() {
-            assert!(back.optimizer.trains(s));
-            assert_eq!(back.optimizer.has_master(s), masters);
-            assert_eq!(back.optimizer.read(s, Moment::Second).unwrap(), moment(s, i, Moment::Second));
-        }
+    save_all(&path, None, &base_weights(), &state(None)).unwrap();
+    let back = load_training_state(&path, None).unwrap();
+    assert_eq!(back.state, state(None));
+    assert_eq!((back.config.clone(), back.lora, back.tokenizer), (config(), None, tokenizer()));
+    assert_eq!(back.weights.leaves(), base_weights().leaves());
+    for (i, s) in Decoder::spec(&config(), None).leaves().into_iter().enumerate() {
+        assert!(back.optimizer.trains(s));
+        assert_eq!(back.optimizer.read(s, Moment::Second).unwrap(), moment(s, i, Moment::Second));
     }
     // Saved again it is the same file, byte for byte: what was read is what was written.
     let before = fs::read(path.join(STATE)).unwrap();
     let back = load_training_state(&path, None).unwrap();
-    save_all(&path, None, &back.weights, &back.state, true).unwrap();
+    save_all(&path, None, &back.weights, &back.state).unwrap();
     assert_eq!(fs::read(path.join(STATE)).unwrap(), before);
 }
 
@@ -86,9 +83,9 @@ fn a_run_goes_on_with_the_same_bits() {
 fn a_lora_run_keeps_its_adapter_and_the_merged_model() {
     let dir = tempfile::tempdir().unwrap();
     let (base, last) = (dir.path().join("base"), dir.path().join("last"));
-    save_all(&base, None, &base_weights(), &state(None), false).unwrap();
+    save_all(&base, None, &base_weights(), &state(None)).unwrap();
     let state = state(Some(Base::of(&base).unwrap()));
-    save_all(&last, Some(&lora()), &adapted(), &state, false).unwrap();
+    save_all(&last, Some(&lora()), &adapted(), &state).unwrap();
 
     let back = load_training_state(&last, None).unwrap();
     assert_eq!((back.state, back.lora.as_ref()), (state, Some(&lora())));
@@ -107,7 +104,7 @@ fn a_lora_run_keeps_its_adapter_and_the_merged_model() {
     assert!(says.contains("base") && says.contains("is not there"), "{says}");
     assert!(load_training_state(&last, Some(&moved)).is_ok());
     // The base changed: told.
-    save_all(&moved, None, &initial(&Decoder::spec(&config(), None), 5), &self::state(None), false).unwrap();
+    save_all(&moved, None, &initial(&Decoder::spec(&config(), None), 5), &self::state(None)).unwrap();
     let says = load_training_state(&last, Some(&moved)).err().unwrap().to_string();
     assert!(says.contains("not the base that the LoRA run was started from"), "{says}");
     assert!(load_model(&last).is_ok());
@@ -117,10 +114,10 @@ fn a_lora_run_keeps_its_adapter_and_the_merged_model() {
 fn weights_that_are_no_numbers_are_not_saved() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last");
-    save_all(&path, None, &base_weights(), &state(None), false).unwrap();
+    save_all(&path, None, &base_weights(), &state(None)).unwrap();
     let mut bad = base_weights();
     bad.blocks[1].mlp.up.b.0[2] = f32::NAN;
-    let says = save_all(&path, None, &bad, &state(None), false).unwrap_err().to_string();
+    let says = save_all(&path, None, &bad, &state(None)).unwrap_err().to_string();
     assert!(says.contains("'blk.1.ffn_up.bias'") && says.contains("diverged"), "{says}");
     assert_eq!(load_training_state(&path, None).unwrap().weights.leaves(), base_weights().leaves());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -130,12 +127,12 @@ fn weights_that_are_no_numbers_are_not_saved() {
 fn a_device_that_fails_leaves_the_old_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last");
-    save_all(&path, None, &base_weights(), &state(None), false).unwrap();
+    save_all(&path, None, &base_weights(), &state(None)).unwrap();
     let (config, tokenizer, state) = (config(), tokenizer(), state(None));
     let trained = vec![true; base_weights().leaves().len()];
     let mut get = |_, _| Err(BackendError::Device { device: "GPU", message: "gone".into() });
     let parts = CheckpointParts { config: &config, lora: None, weights: &base_weights(), tokenizer: &tokenizer, state: &state };
-    let says = save(&path, &parts, Some(Moments { trained: &trained, masters: false, get: &mut get })).unwrap_err().to_string();
+    let says = save(&path, &parts, Some(Moments { trained: &trained, get: &mut get })).unwrap_err().to_string();
     assert!(says.contains("GPU: gone"), "{says}");
     assert!(load_training_state(&path, None).is_ok());
 }
@@ -144,7 +141,7 @@ fn a_device_that_fails_leaves_the_old_checkpoint() {
 fn damage_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last");
-    let fresh = || save_all(&path, None, &base_weights(), &state(None), false).unwrap();
+    let fresh = || save_all(&path, None, &base_weights(), &state(None)).unwrap();
     let says = || load_training_state(&path, None).err().unwrap().to_string();
     fresh();
     fs::write(path.join(STATE), "{\"step\": 1}").unwrap();

@@ -1,7 +1,7 @@
 //! A model in training on one device: weights, gradients, moments, and one optimizer step.
 
 use super::checkpoint::Moment;
-use crate::backend::{AdamLeaf, Backend, BackendError, Control, Targets};
+use crate::backend::{AdamLeaf, Backend, BackendError, Control, NO_ROW, Targets};
 use crate::model::{Activations, Decoder, DeviceBatch, Grad, HostBatch, Spec, Tree};
 use crate::rng;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub struct Moments<B: Backend> {
     master: Option<B::Acc>,
 }
 
+/// A step that was asked for and whose figures are on their way.
+pub struct Pending<B: Backend>(B::Late);
+
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
@@ -51,6 +54,8 @@ pub struct Learner<B: Backend> {
     weights: Decoder<B::Buf>,
     grads: Decoder<Grad<B>>,
     moments: Decoder<Option<Moments<B>>>,
+    /// What was given of parameters that do not train, where the device keeps something narrower.
+    frozen: Decoder<Option<Vec<f32>>>,
     acts: Activations<B>,
     batch: DeviceBatch<B>,
     ctl: B::Ctl,
@@ -78,7 +83,10 @@ impl<B: Backend> Learner<B> {
             be.upload(&mut w, values)?;
             Ok(w)
         })?;
-        let grads = spec.try_map(&mut |s| trains(s).then(|| be.alloc_acc(s.numel())).transpose())?;
+        let grads = spec.try_map(&mut |s| {
+            let acc = || if let [rows, cols] = s.shape[..] { be.alloc_acc_matrix(rows, cols) } else { be.alloc_acc(s.numel()) };
+            trains(s).then(acc).transpose()
+        })?;
         let mut values = host.leaves().into_iter();
         let moments = spec.try_map(&mut |s| {
             let host = values.next().expect("a value for every parameter");
@@ -90,25 +98,42 @@ impl<B: Backend> Learner<B> {
                 })
                 .transpose()
         })?;
+        let mut values = host.leaves().into_iter();
+        let frozen = spec.map_leaves(&mut |s| {
+            let values = values.next().expect("a value for every parameter");
+            (B::MASTERS && !trains(s)).then(|| values.clone())
+        });
         let acts = Activations::new(&be, &weights, rows, recompute)?;
         let targets = Targets { count: 0, rows: be.alloc_ids(rows)?, ids: be.alloc_ids(rows)?, weights: be.alloc_acc(rows)? };
         let batch =
             DeviceBatch { b: 0, t: 0, tokens: be.alloc_ids(rows)?, positions: be.alloc_ids(rows)?, starts: be.alloc_ids(rows)?, targets };
         let (ctl, loss, norm) = (be.alloc_ctl()?, be.alloc_acc(1)?, be.alloc_acc(1)?);
-        Ok(Self { be, spec, weights, grads, moments, acts, batch, ctl, loss, norm, rows })
+        Ok(Self { be, spec, weights, grads, moments, frozen, acts, batch, ctl, loss, norm, rows })
+    }
+
+    /// Makes the weights ready for the step after `step` (0: the first): on a device with masters their rounding is a function
+    /// of seed and step, so that a run goes on with the very weights it stopped with.
+    pub fn begin(&mut self, step: u64, adam: &Adam, seed: u64) -> Result<(), BackendError> {
+        self.be.upload_ctl(&mut self.ctl, &control(step, 0, 0.0, adam, seed))?;
+        let Self { be, spec, weights, grads, moments, ctl, .. } = self;
+        be.round_masters(&mut adam_leaves(weights, moments, grads, spec), ctl);
+        be.sync()
     }
 
     /// One optimizer step over the micro-batches of `batches`: forward, backward, clip, update; one synchronisation.
     /// `step` counts from 1; `seed` keys the dropout.
     pub fn step(&mut self, batches: &[HostBatch], step: u64, lr: f64, adam: &Adam, seed: u64) -> Result<StepReport, BackendError> {
+        let pending = self.enqueue(batches, step, lr, adam, seed)?;
+        self.report(pending)
+    }
+
+    /// Asks the device for a [`step`](Self::step) and does not wait for it.
+    pub fn enqueue(&mut self, batches: &[HostBatch], step: u64, lr: f64, adam: &Adam, seed: u64) -> Result<Pending<B>, BackendError> {
         let total: f64 = batches.iter().map(HostBatch::total_weight).sum();
         self.be.zero_acc(&mut self.loss);
         self.grads.each_mut(&mut |g| g.iter_mut().for_each(|g| self.be.zero_acc(g)));
         for (micro, host) in batches.iter().enumerate() {
-            let dropout_key = rng::key(seed, &[step, micro as u64]);
-            let rounding_key = rng::key_of(seed, &format!("rounding {step}"));
-            let Adam { beta1, beta2, eps, weight_decay: decay, clip } = *adam;
-            self.be.upload_ctl(&mut self.ctl, &Control { lr, beta1, beta2, eps, decay, clip, step, dropout_key, rounding_key })?;
+            self.be.upload_ctl(&mut self.ctl, &control(step, micro as u64, lr, adam, seed))?;
             self.put(host, total)?;
             let Self { be, weights, grads, acts, batch, ctl, loss, .. } = self;
             be.region(rng::key(0, &[batch.b as u64, batch.t as u64, batch.targets.count as u64]), &mut || {
@@ -117,22 +142,16 @@ impl<B: Backend> Learner<B> {
                 weights.backward(&pass, loss, grads, acts, batch);
             });
         }
-        self.update();
-        self.be.sync()?;
-        Ok(StepReport { loss: self.read(&self.loss)?, grad_norm: self.read(&self.norm)? })
-    }
-
-    fn update(&mut self) {
         let Self { be, spec, weights, grads, moments, ctl, norm, .. } = self;
         be.grad_norm(norm, &grads.leaves().into_iter().flatten().collect::<Vec<_>>());
-        let each = weights.leaves_mut().into_iter().zip(moments.leaves_mut()).zip(grads.leaves()).zip(spec.leaves());
-        let mut leaves: Vec<_> = each
-            .filter_map(|(((w, moments), g), s)| {
-                let (Moments { m, v, master }, g) = (moments.as_mut()?, g.as_ref()?);
-                Some(AdamLeaf { w, master: master.as_mut(), m, v, g, decay: s.decay })
-            })
-            .collect();
-        be.adamw(&mut leaves, norm, ctl);
+        be.adamw(&mut adam_leaves(weights, moments, grads, spec), norm, ctl);
+        Ok(Pending(self.be.read_late(&[&self.loss, &self.norm])?))
+    }
+
+    /// What a step came to; waits for it.
+    pub fn report(&self, pending: Pending<B>) -> Result<StepReport, BackendError> {
+        let figures = self.be.take(pending.0)?;
+        Ok(StepReport { loss: figures[0], grad_norm: figures[1] })
     }
 
     /// The mean loss over `batches`, nothing dropped and nothing learned.
@@ -161,21 +180,24 @@ impl<B: Backend> Learner<B> {
         weights.forward(&pass, acts, batch);
         weights.logits(&pass, &mut logits, acts, &batch.targets.rows, count);
         be.sync()?;
-        let mut host = vec![0.0; count * v];
-        be.download(&mut host, &logits)?;
-        Ok(host)
+        let mut values = vec![0.0; host.rows.len() * v];
+        be.download(&mut values, &logits)?;
+        Ok(values)
     }
 
     fn put(&mut self, host: &HostBatch, total: f64) -> Result<(), BackendError> {
         assert!(host.b * host.t <= self.rows, "a batch of {} x {} rows, but room for {}", host.b, host.t, self.rows);
         let Self { be, batch, .. } = self;
-        (batch.b, batch.t, batch.targets.count) = (host.b, host.t, host.rows.len());
+        let (count, n) = (host.rows.len(), host.b * host.t);
+        (batch.b, batch.t, batch.targets.count) = (host.b, host.t, be.bucket(count, n));
+        let missing = batch.targets.count - count;
         be.upload_ids(&mut batch.tokens, &host.tokens)?;
         be.upload_ids(&mut batch.positions, &host.positions)?;
         be.upload_ids(&mut batch.starts, &host.starts)?;
-        be.upload_ids(&mut batch.targets.rows, &host.rows)?;
-        be.upload_ids(&mut batch.targets.ids, &host.targets)?;
-        let weights: Vec<f64> = host.weights.iter().map(|&w| f64::from(w) / total).collect();
+        be.upload_ids(&mut batch.targets.rows, &filled(&host.rows, missing, NO_ROW))?;
+        be.upload_ids(&mut batch.targets.ids, &filled(&host.targets, missing, 0))?;
+        let mut weights: Vec<f64> = host.weights.iter().map(|&w| f64::from(w) / total).collect();
+        weights.resize(batch.targets.count, 0.0);
         be.upload_acc(&mut batch.targets.weights, &weights)
     }
 
@@ -210,13 +232,15 @@ impl<B: Backend> Learner<B> {
         &self.acts
     }
 
-    /// The weights in host memory: masters where there are any.
+    /// The weights in host memory: masters where there are any, what was given of frozen ones.
     pub fn host_weights(&self) -> Result<Decoder<Vec<f32>>, BackendError> {
         let mut leaves = Vec::new();
-        for ((w, moments), s) in self.weights.leaves().into_iter().zip(self.moments.leaves()).zip(self.spec.leaves()) {
-            leaves.push(match moments.as_ref().and_then(|m| m.master.as_ref()) {
-                Some(master) => downloaded(&self.be, master, s.numel())?,
-                None => {
+        let each = self.weights.leaves().into_iter().zip(self.moments.leaves()).zip(self.frozen.leaves()).zip(self.spec.leaves());
+        for (((w, moments), frozen), s) in each {
+            leaves.push(match (moments.as_ref().and_then(|m| m.master.as_ref()), frozen) {
+                (Some(master), _) => downloaded(&self.be, master, s.numel())?,
+                (None, Some(given)) => given.clone(),
+                (None, None) => {
                     let mut host = vec![0.0; s.numel()];
                     self.be.download(&mut host, w)?;
                     host
@@ -224,6 +248,19 @@ impl<B: Backend> Learner<B> {
             });
         }
         Ok(self.spec.with_leaves(leaves))
+    }
+
+    /// Puts other values into parameter `leaf` in walk order, and into its master.
+    pub fn set_weight(&mut self, leaf: usize, values: &[f32]) -> Result<(), BackendError> {
+        let Self { be, weights, moments, frozen, .. } = self;
+        be.upload(weights.leaves_mut().swap_remove(leaf), values)?;
+        if let Some(master) = moments.leaves_mut().swap_remove(leaf).as_mut().and_then(|m| m.master.as_mut()) {
+            upload(be, master, values)?;
+        }
+        if let Some(given) = frozen.leaves_mut().swap_remove(leaf) {
+            given.copy_from_slice(values);
+        }
+        Ok(())
     }
 
     /// Which parameters train, in walk order.
@@ -234,13 +271,12 @@ impl<B: Backend> Learner<B> {
     /// A part of the optimizer's state of parameter `leaf` in walk order.
     ///
     /// # Panics
-    /// If the parameter is frozen, or the device keeps no such part.
+    /// If the parameter is frozen.
     pub fn moment(&self, leaf: usize, part: Moment) -> Result<Vec<f32>, BackendError> {
         let moments = self.moments.leaves()[leaf].as_ref().expect("a parameter in training");
         let acc = match part {
             Moment::First => &moments.m,
             Moment::Second => &moments.v,
-            Moment::Master => moments.master.as_ref().expect("a device with masters"),
         };
         downloaded(&self.be, acc, self.spec.leaves()[leaf].numel())
     }
@@ -255,10 +291,36 @@ impl<B: Backend> Learner<B> {
         let acc = match part {
             Moment::First => &mut moments.m,
             Moment::Second => &mut moments.v,
-            Moment::Master => moments.master.as_mut().expect("a device with masters"),
         };
         upload(be, acc, values)
     }
+}
+
+/// The numbers of a step's micro-batch.
+fn control(step: u64, micro: u64, lr: f64, adam: &Adam, seed: u64) -> Control {
+    let Adam { beta1, beta2, eps, weight_decay: decay, clip } = *adam;
+    let (dropout_key, rounding_key) = (rng::key(seed, &[step, micro]), rng::key(rng::key_of(seed, "rounding"), &[step]));
+    Control { lr, beta1, beta2, eps, decay, clip, step, dropout_key, rounding_key }
+}
+
+/// The optimizer's walk over what trains.
+fn adam_leaves<'a, B: Backend>(
+    weights: &'a mut Decoder<B::Buf>,
+    moments: &'a mut Decoder<Option<Moments<B>>>,
+    grads: &'a Decoder<Grad<B>>,
+    spec: &Decoder<Spec>,
+) -> Vec<AdamLeaf<'a, B>> {
+    let each = weights.leaves_mut().into_iter().zip(moments.leaves_mut()).zip(grads.leaves()).zip(spec.leaves());
+    each.filter_map(|(((w, moments), g), s)| {
+        let (Moments { m, v, master }, g) = (moments.as_mut()?, g.as_ref()?);
+        Some(AdamLeaf { w, master: master.as_mut(), m, v, g, decay: s.decay })
+    })
+    .collect()
+}
+
+/// `values` and `missing` times `filler` behind them.
+fn filled(values: &[u32], missing: usize, filler: u32) -> Vec<u32> {
+    values.iter().copied().chain(std::iter::repeat_n(filler, missing)).collect()
 }
 
 fn upload<B: Backend>(be: &B, dst: &mut B::Acc, src: &[f32]) -> Result<(), BackendError> {

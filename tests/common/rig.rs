@@ -30,16 +30,13 @@ impl<B: Backend> Rig<B> {
         }
         let ids = vec![0; self.rows];
         assert!(self.pass(&[HostBatch::unbroken(self.rows, 1, &ids, &ids)]).is_nan());
-        for (w, given) in self.learner.weights_mut().leaves_mut().into_iter().zip(self.given.leaves()) {
-            be.upload(w, given).unwrap();
+        for (leaf, given) in self.given.leaves().into_iter().enumerate() {
+            self.learner.set_weight(leaf, given).unwrap();
         }
         let trained = self.learner.trained();
         for (leaf, given) in self.given.leaves().into_iter().enumerate().filter(|&(leaf, _)| trained[leaf]) {
             for part in [Moment::First, Moment::Second] {
                 self.learner.set_moment(leaf, part, &vec![0.0; given.len()]).unwrap();
-            }
-            if B::MASTERS {
-                self.learner.set_moment(leaf, Moment::Master, given).unwrap();
             }
         }
     }

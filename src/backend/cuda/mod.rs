@@ -17,7 +17,6 @@ mod products;
 pub mod sources;
 
 pub use classify::Head;
-pub use optimizer::Rounding;
 
 use super::{AdamLeaf, Backend, BackendError, Control, Heads, Targets};
 use bytemuck::{Pod, Zeroable};
@@ -225,6 +224,7 @@ impl Backend for Cuda {
 
     const NAME: &'static str = "cuda";
     const MASTERS: bool = true;
+    const LATE: bool = true;
 
     fn alloc(&self, len: usize) -> Result<Buf, BackendError> {
         Ok(Buf { memory: self.zeroed(len * self.precision().bytes())?, len })

@@ -3,16 +3,6 @@
 use super::{Acc, Ctl, Cuda};
 use crate::backend::AdamLeaf;
 
-/// How masters become narrower weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rounding {
-    /// Up or down by chance, so that the mean is right; keyed by seed, step and parameter.
-    #[default]
-    Stochastic,
-    /// To the nearest.
-    Nearest,
-}
-
 /// What the kernels know of the leaves, by their addresses.
 #[derive(Default)]
 pub(super) struct Tables {}

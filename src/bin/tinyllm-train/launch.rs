@@ -112,7 +112,7 @@ fn go(out: &Path, config: &RunConfig, from: Option<PathBuf>) -> Result<()> {
     }
 }
 
-fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, feed: &mut dyn Feed, name: &str) -> Result<()> {
+fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, feed: &mut (dyn Feed + Send), name: &str) -> Result<()> {
     let tokenizer = TokenizerFiles { vocab_json: data.tokenizer.vocab_json(), merges_txt: data.tokenizer.merges_txt() };
     let spec = Decoder::spec(&config.model, config.lora.as_ref());
     let (lora, plan, batch) = (config.lora.is_some(), &config.plan, &config.batch);
@@ -208,12 +208,16 @@ fn save<B: Backend>(
     learner: &Learner<B>,
     state: &State,
 ) -> Result<(), RunError> {
-    let weights = learner.host_weights().map_err(|source| RunError::Device { step: state.step, source })?;
+    let weights = learner.host_weights().map_err(|source| RunError::Device {
+        step: state.step,
+        source,
+        last_good: "the checkpoint was not written".into(),
+    })?;
     let parts = CheckpointParts { config: &config.model, lora: config.lora.as_ref(), weights: &weights, tokenizer, state };
     let trained = learner.trained();
     let mut get = |leaf, part| learner.moment(leaf, part);
     // The best model is for use; only the last one is gone on from.
-    let moments = (which == Which::Last).then_some(Moments { trained: &trained, masters: B::MASTERS, get: &mut get });
+    let moments = (which == Which::Last).then_some(Moments { trained: &trained, get: &mut get });
     Ok(checkpoint::save(&run::folder(out, which), &parts, moments)?)
 }
 
