@@ -212,6 +212,16 @@ pub trait Backend {
         work();
     }
 
+    /// What the device chose by measuring (algorithms of its matrix products), where it does: its bits hang on that, so that
+    /// a checkpoint carries it.
+    fn plans(&self) -> Option<serde_json::Value> {
+        None
+    }
+    /// Takes up what [`plans`](Self::plans) gave, before the first kernel; what is of another device is left aside.
+    fn set_plans(&self, _plans: &serde_json::Value) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     // ---- kernels: elements
 
     /// `dst = 0`.

@@ -131,6 +131,9 @@ pub struct State {
     /// Of a LoRA run: the weights under the adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
+    /// What a GPU chose by measuring: with it, and on the same device, the run goes on with the same bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plans: Option<serde_json::Value>,
 }
 
 /// The best validation loss of a run.

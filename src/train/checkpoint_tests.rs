@@ -30,6 +30,7 @@ fn state(base: Option<Base>) -> State {
         best: Some(Best { step: 10, loss: 2.000_000_000_000_000_4 }),
         loader: json!({"shard": 3, "offset": 512, "key": u64::MAX}),
         base,
+        plans: None,
     }
 }
 

@@ -1,9 +1,10 @@
 //! `config.toml`: all that decides what a run comes to, written when it starts, read when it resumes.
 
 use super::run::Plan;
+use crate::backend::Rounding;
 use crate::data::augment::Augment;
 use crate::fsio::{self, IoError};
-use crate::model::{Config, Lora};
+use crate::model::{Config, Decoder, Lora, Spec, Tree};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -29,8 +30,11 @@ pub struct RunConfig {
     /// Where the weights came from, when fine-tuning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
-    /// "cpu"
+    /// Where the run began: "cpu", "cuda". It may go on elsewhere.
     pub device: String,
+    /// How a GPU rounds masters to bf16.
+    #[serde(default)]
+    pub rounding: Rounding,
     /// How the data is cut.
     pub batch: Batch,
     /// The model's sizes.
@@ -119,6 +123,38 @@ pub fn cpu_micro_batch(model: &Config, ctx: usize) -> usize {
     (CPU_ROWS / ctx).min(CPU_ACTIVATION_BYTES / (model.n_layer * row_bytes(model) * ctx)).max(1)
 }
 
+/// Rows of the classifier's logits that a GPU keeps at a time.
+const HEAD_ROWS: usize = 8192;
+/// What CUDA's own context, the kernels and the workspaces of the library's products take.
+const CUDA_CONTEXT_BYTES: usize = 1 << 30;
+/// The most rows of a micro-batch that pay on a GPU: the paper's 64 x 1,024.
+const CUDA_ROWS: usize = 65_536;
+
+/// About how many bytes a run takes on a GPU: weights in bf16; master, gradient and two moments in f32 of the `trained` parameters;
+/// activations in bf16, with f32 statistics of norms and attention beside them.
+#[must_use]
+pub fn cuda_bytes(model: &Config, trained: usize, batch: &Batch) -> usize {
+    let (c, f, h) = (model.n_embd, model.ff(), model.n_head);
+    let block = 2 * (7 * c + 2 * f) + 16 + 4 * h;
+    let kept = if batch.recompute { block } else { model.n_layer * block };
+    let stream = 2 * (model.n_layer + 1) * c;
+    // Gradients of activations, the last norm, and attention's sums for queries in f32.
+    let passing = 2 * (6 * c + f) + 4 * c + 4 * h;
+    let head = batch.rows().min(HEAD_ROWS) * (2 * model.vocab() + 4 * c);
+    batch.rows() * (kept + stream + passing) + head + 2 * model.parameters() + 16 * trained + CUDA_CONTEXT_BYTES
+}
+
+/// The largest micro-batch of up to 64 x 1,024 tokens, halved until it fits into `memory` bytes of a GPU; `None` where not
+/// even one row does.
+#[must_use]
+pub fn cuda_micro_batch(model: &Config, trained: usize, batch: &Batch, memory: usize) -> Option<usize> {
+    let mut rows = (CUDA_ROWS / batch.ctx).max(1);
+    while rows > 0 && cuda_bytes(model, trained, &Batch { micro_batch: rows, ..batch.clone() }) > memory {
+        rows /= 2;
+    }
+    (rows > 0).then_some(rows)
+}
+
 /// Tokens a step for pre-training on `total` tokens: the paper's 524,288 where that leaves a thousand steps, else the
 /// power of two that does, but not under 4,096.
 #[must_use]
@@ -157,6 +193,13 @@ impl RunConfig {
         Ok(fsio::write_bytes(&path, self.text().as_bytes())?)
     }
 
+    /// How many parameters train.
+    #[must_use]
+    pub fn trained(&self) -> usize {
+        let spec = Decoder::spec(&self.model, self.lora.as_ref());
+        spec.leaves().into_iter().filter(|s| self.lora.is_none() || s.lora).map(Spec::numel).sum()
+    }
+
     /// What [`write`](Self::write) writes.
     #[must_use]
     pub fn text(&self) -> String {
@@ -179,6 +222,7 @@ mod tests {
             data: "data".into(),
             base: Some("base".into()),
             device: "cpu".into(),
+            rounding: Rounding::Nearest,
             batch: Batch {
                 ctx: 512,
                 micro_batch: 8,
@@ -212,6 +256,21 @@ mod tests {
         let model = |name| Config { n_vocab: Some(50_257), ..Config::named(name).unwrap() };
         assert_eq!(cpu_micro_batch(&model("nano"), 512), 8);
         assert_eq!(cpu_micro_batch(&model("124m"), 1024), 3);
+        let batch = |model: &Config, micro_batch| Batch {
+            ctx: model.n_ctx,
+            micro_batch,
+            accumulate: 1,
+            prompt_loss_weight: 0.0,
+            augment: None,
+            within_documents: false,
+            recompute: false,
+        };
+        // The paper's figure: 25 GB for 64 rows of 1,024 tokens.
+        let large = model("124m");
+        let whole = cuda_bytes(&large, large.parameters(), &batch(&large, 64));
+        assert!((23_000_000_000..25_000_000_000).contains(&whole), "{whole}");
+        let fits = |gb: usize| cuda_micro_batch(&large, large.parameters(), &batch(&large, 1), gb << 30);
+        assert_eq!((fits(139), fits(16), fits(8), fits(2)), (Some(64), Some(32), Some(8), None));
         assert_eq!((tokens_per_step(9_000_000_000), tokens_per_step(20_000_000), tokens_per_step(1)), (524_288, 16_384, 4096));
     }
 }

@@ -5,6 +5,7 @@ use crate::backend::{AdamLeaf, Backend, BackendError, Control, NO_ROW, Targets};
 use crate::model::{Activations, Decoder, DeviceBatch, Grad, HostBatch, Spec, Tree};
 use crate::rng;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// AdamW's own numbers (Loshchilov, Hutter 2019); the defaults are GPT-3's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +64,14 @@ pub struct Learner<B: Backend> {
     norm: B::Acc,
     /// The most rows a batch may have.
     rows: usize,
+    /// This learner among all of the program's: its regions work on its own memory.
+    id: u64,
 }
+
+/// The regions of a step.
+const ZEROING: u64 = 0;
+const MICRO_STEP: u64 = 1;
+const UPDATE: u64 = 2;
 
 impl<B: Backend> Learner<B> {
     /// Puts a model on a device, with room for batches of up to `rows` rows; `trains` says which parameters learn.
@@ -107,8 +115,10 @@ impl<B: Backend> Learner<B> {
         let targets = Targets { count: 0, rows: be.alloc_ids(rows)?, ids: be.alloc_ids(rows)?, weights: be.alloc_acc(rows)? };
         let batch =
             DeviceBatch { b: 0, t: 0, tokens: be.alloc_ids(rows)?, positions: be.alloc_ids(rows)?, starts: be.alloc_ids(rows)?, targets };
+        static LEARNERS: AtomicU64 = AtomicU64::new(0);
+        let id = LEARNERS.fetch_add(1, Ordering::Relaxed);
         let (ctl, loss, norm) = (be.alloc_ctl()?, be.alloc_acc(1)?, be.alloc_acc(1)?);
-        Ok(Self { be, spec, weights, grads, moments, frozen, acts, batch, ctl, loss, norm, rows })
+        Ok(Self { be, spec, weights, grads, moments, frozen, acts, batch, ctl, loss, norm, rows, id })
     }
 
     /// Makes the weights ready for the step after `step` (0: the first): on a device with masters their rounding is a function
@@ -130,21 +140,26 @@ impl<B: Backend> Learner<B> {
     /// Asks the device for a [`step`](Self::step) and does not wait for it.
     pub fn enqueue(&mut self, batches: &[HostBatch], step: u64, lr: f64, adam: &Adam, seed: u64) -> Result<Pending<B>, BackendError> {
         let total: f64 = batches.iter().map(HostBatch::total_weight).sum();
-        self.be.zero_acc(&mut self.loss);
-        self.grads.each_mut(&mut |g| g.iter_mut().for_each(|g| self.be.zero_acc(g)));
+        let (id, Self { be, grads, loss, .. }) = (self.id, &mut *self);
+        be.region(rng::key(id, &[ZEROING]), &mut || {
+            be.zero_acc(loss);
+            grads.each_mut(&mut |g| g.iter_mut().for_each(|g| be.zero_acc(g)));
+        });
         for (micro, host) in batches.iter().enumerate() {
             self.be.upload_ctl(&mut self.ctl, &control(step, micro as u64, lr, adam, seed))?;
             self.put(host, total)?;
             let Self { be, weights, grads, acts, batch, ctl, loss, .. } = self;
-            be.region(rng::key(0, &[batch.b as u64, batch.t as u64, batch.targets.count as u64]), &mut || {
+            be.region(rng::key(id, &[MICRO_STEP, batch.b as u64, batch.t as u64, batch.targets.count as u64]), &mut || {
                 let pass = batch.pass(be, Some(ctl));
                 weights.forward(&pass, acts, batch);
                 weights.backward(&pass, loss, grads, acts, batch);
             });
         }
         let Self { be, spec, weights, grads, moments, ctl, norm, .. } = self;
-        be.grad_norm(norm, &grads.leaves().into_iter().flatten().collect::<Vec<_>>());
-        be.adamw(&mut adam_leaves(weights, moments, grads, spec), norm, ctl);
+        be.region(rng::key(id, &[UPDATE]), &mut || {
+            be.grad_norm(norm, &grads.leaves().into_iter().flatten().collect::<Vec<_>>());
+            be.adamw(&mut adam_leaves(weights, moments, grads, spec), norm, ctl);
+        });
         Ok(Pending(self.be.read_late(&[&self.loss, &self.norm])?))
     }
 

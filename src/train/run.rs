@@ -256,6 +256,7 @@ impl<B: Backend> Run<'_, '_, B> {
             }
         }
         self.state.validation = val_loss;
+        self.state.plans = self.learner.backend().plans();
         if let Some(loss) = val_loss.filter(|&loss| self.betters(loss)) {
             self.state.best = Some(Best { step, loss });
             (self.save)(Which::Best, self.learner, self.state)?;

@@ -286,6 +286,14 @@ pub trait Driver {
     fn mark(&self) -> Result<Mark, BackendError>;
     /// Milliseconds between two moments; waits for the later one.
     fn between(&self, from: &Mark, to: &Mark) -> Result<f64, BackendError>;
+    /// The algorithms chosen for products, where they were chosen by measuring.
+    fn plans(&self) -> Option<serde_json::Value> {
+        None
+    }
+    /// Takes up what [`plans`](Self::plans) gave, if it is of this device.
+    fn set_plans(&self, _plans: &serde_json::Value) -> Result<(), BackendError> {
+        Ok(())
+    }
     /// Waits for everything, and tells the first error since the last call.
     fn sync(&self) -> Result<(), BackendError>;
 }

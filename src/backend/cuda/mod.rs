@@ -312,6 +312,12 @@ impl Backend for Cuda {
     fn bucket(&self, count: usize, n: usize) -> usize {
         classify::bucket(count, n)
     }
+    fn plans(&self) -> Option<serde_json::Value> {
+        self.driver.plans()
+    }
+    fn set_plans(&self, plans: &serde_json::Value) -> Result<(), BackendError> {
+        self.driver.set_plans(plans)
+    }
     fn region(&self, key: u64, work: &mut dyn FnMut()) {
         self.driver.region(key, work);
     }
