@@ -178,7 +178,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
     push("gelu_backward 2048 x 3072", 12 * n * f, Box::new(move || cpu.gelu_backward(&mut d, &x2, n * f)));
     let (x, mut y) = (numbers(n * c, 1), vec![0.0; n * c]);
     push("axpy 2048 x 768", 12 * n * c, Box::new(move || cpu.axpy(&mut y, 0.5, &x, n * c)));
-    let ctl = Control { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1.0, step: 3, dropout_key: 1 };
+    let ctl = Control { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1.0, step: 3, dropout_key: 1, rounding_key: 2 };
     let (x, mut y) = (numbers(n * c, 1), vec![0.0; n * c]);
     push("dropout 2048 x 768", 8 * n * c, Box::new(move || cpu.dropout(&mut y, &x, 0.1, 1, &ctl, n * c)));
     let p = 50_257 * 768;

@@ -12,13 +12,14 @@ pub mod driver;
 mod elements;
 mod embed;
 mod norm;
+pub mod nvidia;
 mod optimizer;
 mod products;
 pub mod sources;
 
 pub use classify::Head;
 
-use super::{AdamLeaf, Backend, BackendError, Control, Heads, Targets};
+use super::{AdamLeaf, Backend, BackendError, Control, Heads, Rounding, Targets};
 use bytemuck::{Pod, Zeroable};
 use driver::{Arg, DeviceInfo, Driver, Kernel, NULL, Precision, Ptr, Shape};
 use half::bf16;
@@ -128,6 +129,7 @@ pub struct Cuda {
     driver: Rc<dyn Driver>,
     scratch: Rc<RefCell<Scratch>>,
     optimizer: Rc<optimizer::Tables>,
+    rounding: Rounding,
 }
 
 /// Workspaces of kernels, by name. A recorded region knows their addresses, so that one that is outgrown is kept.
@@ -142,7 +144,13 @@ impl Cuda {
     /// On a driver.
     #[must_use]
     pub fn new(driver: Rc<dyn Driver>) -> Self {
-        Self { driver, scratch: Rc::default(), optimizer: Rc::default() }
+        Self { driver, scratch: Rc::default(), optimizer: Rc::default(), rounding: Rounding::default() }
+    }
+
+    /// The same, making bf16 weights from their masters this way.
+    #[must_use]
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
     }
 
     /// What runs the kernels.

@@ -65,7 +65,8 @@ impl Args {
         let ms = times[times.len() / 2];
         let tokens_per_s = (b * t) as f64 / ms * 1e3;
         if self.json {
-            let line = json!({"model": self.model, "device": self.device.name(), "micro_batch": b, "ctx": t, "tokens_per_s": tokens_per_s, "ms_per_step": ms});
+            let line =
+                json!({"model": self.model, "device": "cpu", "micro_batch": b, "ctx": t, "tokens_per_s": tokens_per_s, "ms_per_step": ms});
             println!("{line}");
         } else {
             let millions = model.parameters() as f64 / 1e6;

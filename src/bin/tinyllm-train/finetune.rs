@@ -1,6 +1,6 @@
 //! `finetune`: a model that was pre-trained learns to answer about readings.
 
-use crate::device::Device;
+use crate::device::{Device, Found, Rounding};
 use crate::{launch, ranges};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
@@ -33,13 +33,16 @@ pub struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Go on with the run in --out from its last checkpoint; everything else is read from its config.toml.
-    #[arg(long, conflicts_with_all = ["base", "data", "device", "full", "lora_rank", "lora_alpha", "lora_dropout", "targets", "steps",
+    #[arg(long, conflicts_with_all = ["base", "data", "rounding", "full", "lora_rank", "lora_alpha", "lora_dropout", "targets", "steps",
         "accumulate", "micro_batch", "ctx", "lr", "warmup", "end_fraction", "weight_decay", "prompt_loss_weight", "augment", "seed",
         "eval_every", "recompute"])]
     resume: bool,
-    /// Device to train on.
+    /// Device to train on; a run that is resumed goes on where it was, or where this says.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     device: Device,
+    /// How a GPU rounds weights to bf16: up or down by chance (keyed by the seed), or to the nearest.
+    #[arg(long, value_enum, default_value_t = Rounding::Stochastic)]
+    rounding: Rounding,
     /// Train all weights instead of adapters.
     #[arg(long)]
     full: bool,
@@ -99,18 +102,19 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<()> {
         if self.resume {
-            return launch::resume(&self.out, Task::Finetune);
+            return launch::resume(&self.out, Task::Finetune, self.device);
         }
         let base = self.base.as_deref().context("--base is missing")?;
         let data = launch::data_folder(self.data.as_deref())?;
         let base = std::path::absolute(RunDir::open(base)?.checkpoint)?;
         let prepared = Prepared::open(&data)?;
-        let config = self.config(&base, data, &prepared)?;
-        launch::start(&self.out, &config)
+        let device = self.device.find(&hf::read_config(&base)?)?;
+        let config = self.config(&base, data, &prepared, &device)?;
+        launch::start(&self.out, &config, &device)
     }
 
     /// The run that these arguments mean on this base and data.
-    pub fn config(&self, base: &Path, data: PathBuf, prepared: &Prepared) -> Result<RunConfig> {
+    pub fn config(&self, base: &Path, data: PathBuf, prepared: &Prepared, device: &Found) -> Result<RunConfig> {
         let model: Config = hf::read_config(base)?;
         let vocab = prepared.tokenizer.n_vocab();
         ensure!(
@@ -170,7 +174,8 @@ impl Args {
             task: Task::Finetune,
             data,
             base,
-            device: self.device.name().into(),
+            device: device.name().into(),
+            rounding: self.rounding.into(),
             batch,
             model,
             lora,

@@ -1,7 +1,7 @@
 //! Starts and resumes runs: data, weights and device come together here.
 
 use crate::args::Stopped;
-use crate::ranges;
+use crate::device::{Device, Found};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -22,13 +22,13 @@ use tinyllm::train::{Learner, metrics};
 pub const PROGRAM: &str = concat!("tinyllm-train ", env!("CARGO_PKG_VERSION"));
 
 /// Begins a run in a new folder.
-pub fn start(out: &Path, config: &RunConfig) -> Result<()> {
-    check_memory(config)?;
+pub fn start(out: &Path, config: &RunConfig, device: &Found) -> Result<()> {
+    device.check_memory(config)?;
     let found = out.exists();
     RunDir::create(out)?;
     config.write(out)?;
     let held = RunDir::hold(out)?;
-    let result = go(out, config, None);
+    let result = go(out, config, None, device);
     if result.is_err() && !out.join("metrics.jsonl").exists() {
         // It never began: nothing is left that would stand in the way of the next attempt.
         drop(held);
@@ -48,8 +48,8 @@ pub fn data_folder(data: Option<&Path>) -> Result<PathBuf> {
     })
 }
 
-/// Goes on with a run that was stopped.
-pub fn resume(out: &Path, task: Task) -> Result<()> {
+/// Goes on with a run that was stopped: where it began, or on another device if one is asked for.
+pub fn resume(out: &Path, task: Task, device: Device) -> Result<()> {
     ensure!(
         out.join(config::FILE).is_file(),
         "{}: there is no run to resume here (no {}); start one without --resume",
@@ -65,54 +65,52 @@ pub fn resume(out: &Path, task: Task) -> Result<()> {
         out.display(),
         config.program
     );
+    let device = device.for_run(&config.device, &config.model)?;
     RunDir::sweep(out)?;
     let last = run::folder(out, Which::Last);
     if !last.exists() {
         eprintln!("{}: no checkpoint was saved yet; starting from the beginning", out.display());
-        return go(out, &config, None);
+        return go(out, &config, None, &device);
     }
-    go(out, &config, Some(last))
+    go(out, &config, Some(last), &device)
 }
 
-/// Refuses a micro-batch that this machine has no memory for: the system would end the program without a word.
-fn check_memory(config: &RunConfig) -> Result<()> {
-    let asked = config::activation_bytes(&config.model, &config.batch);
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
-    let Some(available) = available.map(|kb| kb << 10) else { return Ok(()) };
-    ranges::ensure(asked <= available, || {
-        let gb = |bytes: usize| bytes as f64 / 1e9;
-        format!(
-            "--micro-batch {} x {} tokens: it takes about {:.1} GB and {:.1} GB are free; take a smaller one (and more accumulation), or --recompute",
-            config.batch.micro_batch,
-            config.batch.ctx,
-            gb(asked),
-            gb(available)
-        )
-    })?;
-    Ok(())
-}
-
-fn go(out: &Path, config: &RunConfig, from: Option<PathBuf>) -> Result<()> {
+fn go(out: &Path, config: &RunConfig, from: Option<PathBuf>, device: &Found) -> Result<()> {
     stop_on_ctrl_c();
     let data = Prepared::open(&config.data).with_context(|| {
         format!("{}: the data of this run (if they were moved, correct 'data' there)", out.join(config::FILE).display())
     })?;
-    let name = config.task.name();
+    let job = Job { out, config, from: from.as_deref(), data: &data, name: config.task.name() };
     match config.task {
-        Task::Pretrain => {
-            let mut feed = ShardFeed::open(&data, &config.batch, config.plan.seed)?;
-            train(out, config, from.as_deref(), &data, &mut feed, name)
-        }
+        Task::Pretrain => job.run(device, &mut ShardFeed::open(&data, &config.batch, config.plan.seed)?),
         Task::Finetune => {
             let examples = Examples::open(&data)?;
-            let mut feed = ExampleFeed::new(&data, &examples, &config.batch, config.plan.seed)?;
-            train(out, config, from.as_deref(), &data, &mut feed, name)
+            job.run(device, &mut ExampleFeed::new(&data, &examples, &config.batch, config.plan.seed)?)
         }
     }
 }
 
-fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, feed: &mut (dyn Feed + Send), name: &str) -> Result<()> {
+/// A run's folder, what it says, what it goes on from, what it trains on.
+struct Job<'a> {
+    out: &'a Path,
+    config: &'a RunConfig,
+    from: Option<&'a Path>,
+    data: &'a Prepared,
+    name: &'a str,
+}
+
+impl Job<'_> {
+    fn run(&self, device: &Found, feed: &mut (dyn Feed + Send)) -> Result<()> {
+        match device {
+            Found::Cpu => train(Cpu::from_env()?, self, feed),
+            #[cfg(not(target_arch = "aarch64"))]
+            Found::Cuda(found) => train(found.open(self.config)?, self, feed),
+        }
+    }
+}
+
+fn train<B: Backend>(be: B, job: &Job, feed: &mut (dyn Feed + Send)) -> Result<()> {
+    let Job { out, config, from, data, name } = *job;
     let tokenizer = TokenizerFiles { vocab_json: data.tokenizer.vocab_json(), merges_txt: data.tokenizer.merges_txt() };
     let spec = Decoder::spec(&config.model, config.lora.as_ref());
     let (lora, plan, batch) = (config.lora.is_some(), &config.plan, &config.batch);
@@ -127,7 +125,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
         batch.micro_batch,
         batch.ctx,
         plan.schedule.warmup,
-        config.device
+        B::NAME
     );
     let data_hash = sha256_file(&data.path.join("manifest.json"))?;
     let mut learner;
@@ -143,7 +141,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
                 }
                 Some(base) => (hf::read(base)?.1, None),
             };
-            learner = Learner::new(Cpu::from_env()?, spec, &weights, trains, batch.rows(), batch.recompute)?;
+            learner = Learner::new(be, spec, &weights, trains, batch.rows(), batch.recompute)?;
             state = State {
                 program: PROGRAM.into(),
                 step: 0,
@@ -155,6 +153,7 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
                 best: None,
                 loader: feed.position(),
                 base,
+                plans: None,
             };
         }
         Some(last) => {
@@ -171,7 +170,10 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
                 out.display()
             );
             ensure!(saved.tokenizer == tokenizer, "{}: the data's tokenizer is not the one that the run began with", config.data.display());
-            learner = Learner::new(Cpu::from_env()?, spec, &saved.weights, trains, batch.rows(), batch.recompute)?;
+            if let Some(plans) = &saved.state.plans {
+                be.set_plans(plans)?;
+            }
+            learner = Learner::new(be, spec, &saved.weights, trains, batch.rows(), batch.recompute)?;
             let specs: Vec<Spec> = learner.spec().leaves().into_iter().cloned().collect();
             for (i, spec) in specs.iter().enumerate().filter(|(_, s)| trains(s)) {
                 for part in [Moment::First, Moment::Second] {
@@ -182,7 +184,8 @@ fn train(out: &Path, config: &RunConfig, from: Option<&Path>, data: &Prepared, f
             eprintln!("{name}: going on after step {} of {}", state.step, plan.schedule.steps);
         }
     }
-    let mut save = |which: Which, learner: &Learner<Cpu>, state: &State| save(out, which, config, &tokenizer, learner, state);
+    learner.begin(state.step, &plan.adam, plan.seed)?;
+    let mut save = |which: Which, learner: &Learner<B>, state: &State| save(out, which, config, &tokenizer, learner, state);
     let end = run::run(out, plan, &mut learner, feed, &mut state, name, &mut save).map_err(|e| match e {
         RunError::Diverged { .. } => anyhow::Error::new(e),
         _ => anyhow::Error::new(e).context(format!(
@@ -221,9 +224,11 @@ fn save<B: Backend>(
     Ok(checkpoint::save(&run::folder(out, which), &parts, moments)?)
 }
 
-/// Of all that decides the result. Where data and base lie does not; what they are is hashed on its own.
+/// Of all that decides the result. Where data and base lie does not; what they are is hashed on its own. The device does, in
+/// its last bits, but a run may go on elsewhere.
 fn config_hash(config: &RunConfig) -> String {
-    let placeless = RunConfig { data: PathBuf::new(), base: config.base.as_ref().map(|_| PathBuf::new()), ..config.clone() };
+    let placeless =
+        RunConfig { data: PathBuf::new(), base: config.base.as_ref().map(|_| PathBuf::new()), device: String::new(), ..config.clone() };
     format!("{:016x}", key_of(0, &placeless.text()))
 }
 

@@ -1,6 +1,6 @@
 //! `pretrain`: a model from nothing, on prepared token shards.
 
-use crate::device::Device;
+use crate::device::{Device, Found, Rounding};
 use crate::{launch, ranges};
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
@@ -30,12 +30,15 @@ pub struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Go on with the run in --out from its last checkpoint; everything else is read from its config.toml.
-    #[arg(long, conflicts_with_all = ["data", "model", "device", "steps", "tokens", "batch_tokens", "micro_batch", "ctx", "lr", "warmup",
+    #[arg(long, conflicts_with_all = ["data", "model", "rounding", "steps", "tokens", "batch_tokens", "micro_batch", "ctx", "lr", "warmup",
         "end_fraction", "weight_decay", "clip", "seed", "eval_every", "save_every", "within_documents", "recompute"])]
     resume: bool,
-    /// Device to train on.
+    /// Device to train on; a run that is resumed goes on where it was, or where this says.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     device: Device,
+    /// How a GPU rounds weights to bf16: up or down by chance (keyed by the seed), or to the nearest.
+    #[arg(long, value_enum, default_value_t = Rounding::Stochastic)]
+    rounding: Rounding,
     /// Optimizer steps; one pass over the data where neither this nor --tokens is given.
     #[arg(long)]
     steps: Option<u64>,
@@ -86,16 +89,17 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<()> {
         if self.resume {
-            return launch::resume(&self.out, Task::Pretrain);
+            return launch::resume(&self.out, Task::Pretrain, self.device);
         }
         let data = launch::data_folder(self.data.as_deref())?;
         let prepared = Prepared::open(&data)?;
-        let config = self.config(data, &prepared)?;
-        launch::start(&self.out, &config)
+        let device = self.device.find(&Config::named(&self.model)?)?;
+        let config = self.config(data, &prepared, &device)?;
+        launch::start(&self.out, &config, &device)
     }
 
     /// The run that these arguments mean on this data.
-    pub fn config(&self, data: PathBuf, prepared: &Prepared) -> Result<RunConfig> {
+    pub fn config(&self, data: PathBuf, prepared: &Prepared, device: &Found) -> Result<RunConfig> {
         let mut model = Config::named(&self.model)?;
         let vocab = prepared.tokenizer.n_vocab();
         ensure!(
@@ -123,17 +127,20 @@ impl Args {
         ])?;
         ranges::positive("--clip", self.clip)?;
         let wanted = self.batch_tokens.unwrap_or_else(|| config::tokens_per_step(total));
-        let micro_batch = self.micro_batch.unwrap_or_else(|| config::cpu_micro_batch(&model, ctx).min(wanted.div_ceil(ctx)));
-        let accumulate = wanted.div_ceil(micro_batch * ctx);
-        let batch = Batch {
+        let mut batch = Batch {
             ctx,
-            micro_batch,
-            accumulate,
+            micro_batch: 1,
+            accumulate: 1,
             prompt_loss_weight: 0.0,
             augment: None,
             within_documents: self.within_documents,
             recompute: self.recompute,
         };
+        batch.micro_batch = match self.micro_batch {
+            Some(rows) => rows,
+            None => device.micro_batch(&model, &batch)?.min(wanted.div_ceil(ctx)),
+        };
+        batch.accumulate = wanted.div_ceil(batch.rows());
         let steps = self.steps.unwrap_or_else(|| self.tokens.unwrap_or(total).div_ceil(batch.tokens_per_step() as u64));
         let eval_every = self.eval_every.unwrap_or(steps / 20).max(1);
         let plan = Plan {
@@ -148,7 +155,8 @@ impl Args {
             task: Task::Pretrain,
             data,
             base: None,
-            device: self.device.name().into(),
+            device: device.name().into(),
+            rounding: self.rounding.into(),
             batch,
             model,
             lora: None,
