@@ -151,7 +151,7 @@ fn gelu_far_from_zero() {
 }
 
 fn control() -> Control {
-    Control { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1.0, step: 3, dropout_key: 77 }
+    Control { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1.0, step: 3, dropout_key: 77, rounding_key: 78 }
 }
 
 #[test]
