@@ -31,12 +31,19 @@ impl Default for Options {
     }
 }
 
-/// A backend on the stand-in; `None`, said on standard error, where there is no g++.
-pub fn cuda(options: Options) -> Option<Cuda> {
+/// Whether there is a g++ to compile the kernels with; if not, says on standard error that the test is skipped.
+pub fn compiler_is_there() -> bool {
     static COMPILER: OnceLock<bool> = OnceLock::new();
     let found = *COMPILER.get_or_init(|| Command::new("g++").arg("--version").output().is_ok_and(|o| o.status.success()));
     if !found {
         eprintln!("skipped: there is no g++ here to compile the CUDA kernels for the processor");
+    }
+    found
+}
+
+/// A backend on the stand-in; `None`, said on standard error, where there is no g++.
+pub fn cuda(options: Options) -> Option<Cuda> {
+    if !compiler_is_there() {
         return None;
     }
     let info = DeviceInfo { name: "shim".into(), arch: options.arch, multiprocessors: 4, shared: 227 << 10, memory: 1 << 40, l2: 50 << 20 };
