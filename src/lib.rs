@@ -37,6 +37,7 @@ pub mod fsio;
 pub mod mmap;
 pub mod progress;
 pub mod rng;
+pub mod team;
 
 pub mod simd;
 
