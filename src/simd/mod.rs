@@ -21,6 +21,7 @@ pub mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod norm;
+pub mod panel;
 pub mod parallel;
 mod plain;
 pub mod softmax;

@@ -1,0 +1,377 @@
+//! The one algorithm of all formats and instruction sets.
+
+use super::format::Form;
+use super::{Lanes, Panel, Shape};
+
+/// Inputs of a product, quantized: `x = scale quant`, a scale for each block of the format's columns.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// How many.
+    pub n: usize,
+    /// Columns of each.
+    pub cols: usize,
+    /// `(N, cols)`
+    pub quants: &'a [i8],
+    /// `(N, cols / block)`
+    pub scales: &'a [f32],
+    /// Sums of the quants of each sub-block: `(N, cols / sub)`.
+    pub sums: &'a [i16],
+}
+
+impl Inputs<'_> {
+    pub(super) fn check(&self, shape: Shape) {
+        let Self { n, cols, quants, scales, sums } = *self;
+        assert!(quants.len() >= n * cols && scales.len() >= n * (cols / shape.block) && sums.len() >= n * (cols / shape.sub), "inputs");
+    }
+}
+
+/// Columns whose quants are unpacked together for several inputs.
+const STRETCH: usize = 256;
+/// Inputs whose sums wait in L1 while the next stretch is unpacked.
+const WAITING: usize = 64;
+
+#[inline(always)]
+pub(super) fn run<L: Lanes, F: Form>(l: L, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
+    // SAFETY: `Dots::product` checked that panel, inputs and output are as long as format, columns and inputs make them.
+    unsafe {
+        if x.n == 1 {
+            one::<L, F>(l, out.as_mut_ptr(), panel.quants.as_ptr(), panel.scales.as_ptr(), x);
+        } else {
+            for first in (0..x.n).step_by(WAITING) {
+                let n = (x.n - first).min(WAITING);
+                let out = out.as_mut_ptr().add(first * L::ROWS);
+                many::<L, F>(l, out, panel.quants.as_ptr(), panel.scales.as_ptr(), x, first, n);
+            }
+        }
+    }
+}
+
+/// The quants of 32 columns, a group a plane.
+///
+/// # Safety
+/// `from` is to a step's planes.
+#[inline(always)]
+unsafe fn step<L: Lanes, F: Form>(l: L, from: *const u8) -> [L::B; 8] {
+    let plane = |i: usize| {
+        // SAFETY: a step has as many planes as its quants have bits, and `i` is below that.
+        unsafe { l.load(from.add(i * 4 * L::ROWS)) }
+    };
+    let nibbles = || {
+        let b = [plane(0), plane(1), plane(2), plane(3)];
+        let (low, high) = (|i: usize| l.field::<0, 15>(b[i]), |i: usize| l.field::<4, 15>(b[i]));
+        [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
+    };
+    let pairs = || {
+        let b = [plane(0), plane(1)];
+        let [e, f] = [0, 1].map(|j| [l.field::<0, 3>(b[j]), l.field::<2, 3>(b[j]), l.field::<4, 3>(b[j]), l.field::<6, 3>(b[j])]);
+        [e[0], e[1], e[2], e[3], f[0], f[1], f[2], f[3]]
+    };
+    match F::SHAPE.bits {
+        8 => [0, 1, 2, 3, 4, 5, 6, 7].map(plane),
+        4 => nibbles(),
+        5 => {
+            let (q, h) = (nibbles(), plane(4));
+            [
+                l.merge::<4, 16>(q[0], h),
+                l.merge::<3, 16>(q[1], h),
+                l.merge::<2, 16>(q[2], h),
+                l.merge::<1, 16>(q[3], h),
+                l.merge::<0, 16>(q[4], h),
+                l.merge::<-1, 16>(q[5], h),
+                l.merge::<-2, 16>(q[6], h),
+                l.merge::<-3, 16>(q[7], h),
+            ]
+        }
+        2 => pairs(),
+        3 => {
+            let (q, h) = (pairs(), plane(2));
+            [
+                l.merge::<2, 4>(q[0], h),
+                l.merge::<1, 4>(q[1], h),
+                l.merge::<0, 4>(q[2], h),
+                l.merge::<-1, 4>(q[3], h),
+                l.merge::<-2, 4>(q[4], h),
+                l.merge::<-3, 4>(q[5], h),
+                l.merge::<-4, 4>(q[6], h),
+                l.merge::<-5, 4>(q[7], h),
+            ]
+        }
+        6 => {
+            let (q, g, h) = (nibbles(), plane(4), plane(5));
+            [
+                l.merge::<4, 48>(q[0], g),
+                l.merge::<2, 48>(q[1], g),
+                l.merge::<0, 48>(q[2], g),
+                l.merge::<-2, 48>(q[3], g),
+                l.merge::<4, 48>(q[4], h),
+                l.merge::<2, 48>(q[5], h),
+                l.merge::<0, 48>(q[6], h),
+                l.merge::<-2, 48>(q[7], h),
+            ]
+        }
+        _ => unreachable!(),
+    }
+}
+
+/// Sums of 32 columns: of the first and the second 16, or of all of them in the first.
+///
+/// # Safety
+/// `x` is to 32 activations, `sums` to the sums of their sub-blocks.
+#[inline(always)]
+unsafe fn dots<L: Lanes, F: Form>(l: L, w: &[L::B; 8], x: *const i8, sums: *const i16) -> [L::I; 2] {
+    let offset = if F::SHAPE.bits == 8 && L::SIGNED { 0 } else { F::SHAPE.offset };
+    // SAFETY: as the caller promises.
+    let ([x, y], sum) = unsafe { ([l.activations(x), l.activations(x.add(16))], |i: usize| offset * i32::from(*sums.add(i))) };
+    let first = |acc: L::Acc| {
+        if F::SHAPE.bits == 8 {
+            return l.dot_wide(acc, [w[0], w[1], w[2], w[3]], x);
+        }
+        let acc = l.dot::<0>(acc, w[0], x);
+        let acc = l.dot::<1>(acc, w[1], x);
+        let acc = l.dot::<2>(acc, w[2], x);
+        l.dot::<3>(acc, w[3], x)
+    };
+    let second = |acc: L::Acc| {
+        if F::SHAPE.bits == 8 {
+            return l.dot_wide(acc, [w[4], w[5], w[6], w[7]], y);
+        }
+        let acc = l.dot::<0>(acc, w[4], y);
+        let acc = l.dot::<1>(acc, w[5], y);
+        let acc = l.dot::<2>(acc, w[6], y);
+        l.dot::<3>(acc, w[7], y)
+    };
+    if F::SHAPE.sub == 32 {
+        let all = l.finish(second(first(l.begin(sum(0)))), sum(0));
+        [all, all]
+    } else {
+        [l.finish(first(l.begin(sum(0))), sum(0)), l.finish(second(l.begin(sum(1))), sum(1))]
+    }
+}
+
+/// Where the parts of a block of 256's scales begin.
+struct Parts {
+    scales: usize,
+    minima: usize,
+}
+
+impl Parts {
+    const fn of<L: Lanes, F: Form>() -> Self {
+        let halves = if F::SHAPE.minima { 2 } else { 1 };
+        let scales = 2 * halves * L::ROWS;
+        Self { scales, minima: scales + F::SHAPE.block / F::SHAPE.sub * L::ROWS }
+    }
+}
+
+/// The sums of a block of 256 and their minima's, step by step.
+struct Super<L: Lanes> {
+    total: L::T,
+    minima: L::I,
+}
+
+impl<L: Lanes> Super<L> {
+    #[inline(always)]
+    fn new(l: L) -> Self {
+        Self { total: l.nothing(), minima: l.zero() }
+    }
+
+    /// Takes step `i` in.
+    ///
+    /// # Safety
+    /// `scales` is to the block's scales, `sums` to the sums of the block's sub-blocks.
+    #[inline(always)]
+    unsafe fn take<F: Form>(&mut self, l: L, i: usize, [first, second]: [L::I; 2], scales: *const u8, sums: *const i16) {
+        let parts = Parts::of::<L, F>();
+        // SAFETY: as the caller promises.
+        unsafe {
+            let scale = |sub: usize| l.scale_of::<F>(scales.add(parts.scales + sub * L::ROWS));
+            let pair = |p: usize, acc: L::I| l.minima(acc, scales.add(parts.minima + p * 2 * L::ROWS), sums.add(2 * p));
+            if F::SHAPE.sub == 32 {
+                self.total = l.weigh(self.total, first, scale(i));
+                if F::SHAPE.minima && i % 2 == 1 {
+                    self.minima = pair(i / 2, self.minima);
+                }
+            } else {
+                self.total = l.weigh(self.total, first, scale(2 * i));
+                self.total = l.weigh(self.total, second, scale(2 * i + 1));
+                if F::SHAPE.minima {
+                    self.minima = pair(i, self.minima);
+                }
+            }
+        }
+    }
+
+    /// `y + ` the block's product with an input of scale `dx`.
+    ///
+    /// # Safety
+    /// `scales` is to the block's scales.
+    #[inline(always)]
+    unsafe fn end<F: Form>(self, l: L, y: L::F, scales: *const u8, dx: f32) -> L::F {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let y = l.fma(l.mul(l.total(self.total), l.half(scales)), l.splat(dx), y);
+            if F::SHAPE.minima { l.fma(l.mul(l.float(self.minima), l.half(scales.add(2 * L::ROWS))), l.splat(-dx), y) } else { y }
+        }
+    }
+}
+
+trait ScaleOf: Lanes {
+    /// # Safety
+    /// `p` is to `R` scales.
+    #[inline(always)]
+    unsafe fn scale_of<F: Form>(self, p: *const u8) -> Self::S {
+        // SAFETY: as the caller promises.
+        unsafe { if F::UNSIGNED { self.scale::<true>(p) } else { self.scale::<false>(p) } }
+    }
+}
+impl<L: Lanes> ScaleOf for L {}
+
+/// `y + ` the product of a block of 32 with an input: `sums` of its quants, `total` of the input's.
+///
+/// # Safety
+/// `scales` is to the block's scales.
+#[inline(always)]
+unsafe fn small<L: Lanes, F: Form>(l: L, y: L::F, sums: L::I, scales: *const u8, dx: f32, total: i16) -> L::F {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let y = l.fma(l.mul(l.float(sums), l.half(scales)), l.splat(dx), y);
+        if F::SHAPE.minima { l.fma(l.half(scales.add(2 * L::ROWS)), l.splat(dx * f32::from(total)), y) } else { y }
+    }
+}
+
+/// A panel times one input: weights are read once, from memory.
+///
+/// # Safety
+/// As [`run`] says.
+#[inline(always)]
+unsafe fn one<L: Lanes, F: Form>(l: L, out: *mut f32, mut quants: *const u8, mut scales: *const u8, x: &Inputs<'_>) {
+    let (bytes, block_bytes) = (F::SHAPE.bits * 4 * L::ROWS, F::SHAPE.block_bytes(L::ROWS));
+    let (mut input, mut sums, mut dx) = (x.quants.as_ptr(), x.sums.as_ptr(), x.scales.as_ptr());
+    let mut y = l.splat(0.0);
+    // SAFETY: pointers go through panel and input as their lengths, checked before, allow.
+    unsafe {
+        for _ in 0..x.cols / F::SHAPE.block {
+            if F::SHAPE.block == 32 {
+                let w = step::<L, F>(l, quants);
+                let [all, _] = dots::<L, F>(l, &w, input, sums);
+                y = small::<L, F>(l, y, all, scales, *dx, *sums);
+            } else {
+                let mut block = Super::new(l);
+                for i in 0..8 {
+                    let w = step::<L, F>(l, quants.add(i * bytes));
+                    let each = dots::<L, F>(l, &w, input.add(32 * i), sums.add(i * (32 / F::SHAPE.sub)));
+                    block.take::<F>(l, i, each, scales, sums);
+                }
+                y = block.end::<F>(l, y, scales, *dx);
+            }
+            quants = quants.add(F::SHAPE.block / 32 * bytes);
+            scales = scales.add(block_bytes);
+            (input, sums, dx) = (input.add(F::SHAPE.block), sums.add(F::SHAPE.block / F::SHAPE.sub), dx.add(1));
+        }
+        l.write(out, y);
+    }
+}
+
+/// A panel times inputs `first .. first + n`: quants are unpacked into L1 and used for all of them.
+///
+/// # Safety
+/// As [`run`] says; `out` is to the first input's rows.
+#[inline(always)]
+unsafe fn many<L: Lanes, F: Form>(l: L, out: *mut f32, quants: *const u8, scales: *const u8, x: &Inputs<'_>, first: usize, n: usize) {
+    /// Room for a stretch of the widest panel.
+    #[repr(align(64))]
+    struct Unpacked([std::mem::MaybeUninit<u8>; STRETCH * 16]);
+    let mut unpacked = Unpacked([const { std::mem::MaybeUninit::uninit() }; STRETCH * 16]);
+    let room = unpacked.0.as_mut_ptr().cast::<u8>();
+    let plane = 4 * L::ROWS;
+    let block_bytes = F::SHAPE.block_bytes(L::ROWS);
+    let (blocks, subs) = (x.cols / F::SHAPE.block, x.cols / F::SHAPE.sub);
+    // SAFETY: pointers go through panel, inputs and output as their lengths, checked before, allow.
+    unsafe {
+        for i in 0..n {
+            l.write(out.add(i * L::ROWS), l.splat(0.0));
+        }
+        for at in (0..x.cols).step_by(STRETCH) {
+            let steps = (x.cols - at).min(STRETCH) / 32;
+            for i in 0..steps {
+                let w = step::<L, F>(l, quants.add((at / 32 + i) * F::SHAPE.bits * plane));
+                for (g, &w) in w.iter().enumerate() {
+                    l.keep(room.add((8 * i + g) * plane), w);
+                }
+            }
+            let scales = scales.add(at / F::SHAPE.block * block_bytes);
+            let mut i = 0;
+            while i < n {
+                let input = |i: usize| Input {
+                    x: x.quants.as_ptr().add((first + i) * x.cols + at),
+                    sums: x.sums.as_ptr().add((first + i) * subs + at / F::SHAPE.sub),
+                    scales: x.scales.as_ptr().add((first + i) * blocks + at / F::SHAPE.block),
+                    out: out.add(i * L::ROWS),
+                };
+                match (L::TILE, n - i) {
+                    (8.., 8..) => {
+                        tile::<L, F, 8>(l, room, scales, steps, std::array::from_fn(|k| input(i + k)));
+                        i += 8;
+                    }
+                    (4.., 4..) => {
+                        tile::<L, F, 4>(l, room, scales, steps, std::array::from_fn(|k| input(i + k)));
+                        i += 4;
+                    }
+                    (_, 2..) => {
+                        tile::<L, F, 2>(l, room, scales, steps, std::array::from_fn(|k| input(i + k)));
+                        i += 2;
+                    }
+                    _ => {
+                        tile::<L, F, 1>(l, room, scales, steps, [input(i)]);
+                        i += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One input from a stretch on, and where its sums are.
+struct Input {
+    x: *const i8,
+    sums: *const i16,
+    scales: *const f32,
+    out: *mut f32,
+}
+
+/// Adds the product of a stretch of unpacked quants with `N` inputs.
+///
+/// # Safety
+/// As [`many`] says.
+#[inline(always)]
+unsafe fn tile<L: Lanes, F: Form, const N: usize>(l: L, unpacked: *const u8, scales: *const u8, steps: usize, inputs: [Input; N]) {
+    let plane = 4 * L::ROWS;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let step = |i: usize| -> [L::B; 8] { std::array::from_fn(|g| l.load(unpacked.add((8 * i + g) * plane))) };
+        let mut y: [L::F; N] = std::array::from_fn(|k| l.read(inputs[k].out));
+        if F::SHAPE.block == 32 {
+            for i in 0..steps {
+                let (w, scales) = (step(i), scales.add(i * F::SHAPE.block_bytes(L::ROWS)));
+                for k in 0..N {
+                    let [all, _] = dots::<L, F>(l, &w, inputs[k].x.add(32 * i), inputs[k].sums.add(i));
+                    y[k] = small::<L, F>(l, y[k], all, scales, *inputs[k].scales.add(i), *inputs[k].sums.add(i));
+                }
+            }
+        } else {
+            let mut blocks: [Super<L>; N] = std::array::from_fn(|_| Super::new(l));
+            for i in 0..8 {
+                let w = step(i);
+                for (block, input) in blocks.iter_mut().zip(&inputs) {
+                    let each = dots::<L, F>(l, &w, input.x.add(32 * i), input.sums.add(i * (32 / F::SHAPE.sub)));
+                    block.take::<F>(l, i, each, scales, input.sums);
+                }
+            }
+            for (k, block) in blocks.into_iter().enumerate() {
+                y[k] = block.end::<F>(l, y[k], scales, *inputs[k].scales);
+            }
+        }
+        for k in 0..N {
+            l.write(inputs[k].out, y[k]);
+        }
+    }
+}
