@@ -1,6 +1,6 @@
 //! A matrix where it lies in its file, and products with it.
 
-use super::kernels::{After, DecodeQ8_0, Multiply, ROWS};
+use super::kernels::{After, Decode, Multiply, ROWS};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant::GgmlType;
 use crate::simd::Isa;
@@ -82,10 +82,7 @@ impl Packed {
             let len = PIECE.min(self.cols - from);
             for (room, &i) in room.iter_mut().zip(ids) {
                 let bytes = &self.bytes(i)[self.ty.row_bytes(from)..][..self.ty.row_bytes(len)];
-                match self.ty {
-                    GgmlType::Q8_0 => isa.run(DecodeQ8_0 { out: &mut room[..len], blocks: bytemuck::cast_slice(bytes) }),
-                    ty => ty.dequantize_row(&mut room[..len], bytes),
-                }
+                isa.run(Decode { ty: self.ty, out: &mut room[..len], bytes });
             }
             isa.run(Multiply { y, w: std::array::from_fn(|k| &room[k][..len]), rows, x: &x[from..], step, n });
         }
