@@ -3,7 +3,7 @@
 //! Every sum has one order that does not depend on how many inputs or threads there are, so that a prompt gives the
 //! same bits in one piece and token by token.
 
-use crate::quant::BlockQ8_0;
+use crate::quant::GgmlType;
 use crate::simd::{Isa, Op, Simd, math};
 
 /// Rows of a matrix whose products are taken together: `x` is loaded once for all of them.
@@ -104,21 +104,21 @@ fn each<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: impl Fn(S::V, S::V) -> S::V)
     }
 }
 
-/// Decodes whole Q8_0 blocks: the loop of `quant`, compiled for the instruction set at hand.
-pub struct DecodeQ8_0<'a> {
+/// Decodes whole blocks: the loop of `quant`, compiled for the instruction set at hand.
+pub struct Decode<'a> {
+    /// Their format.
+    pub ty: GgmlType,
     /// The weights.
     pub out: &'a mut [f32],
     /// Their blocks.
-    pub blocks: &'a [BlockQ8_0],
+    pub bytes: &'a [u8],
 }
 
-impl Op for DecodeQ8_0<'_> {
+impl Op for Decode<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, block) in self.out.as_chunks_mut().0.iter_mut().zip(self.blocks) {
-            *out = block.dequantize();
-        }
+        self.ty.dequantize_row_inlined(self.out, self.bytes);
     }
 }
 
@@ -235,7 +235,6 @@ impl After {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::GgmlType;
     use crate::rng::Rng;
 
     fn normals(rng: &mut Rng, n: usize) -> Vec<f32> {
@@ -269,14 +268,16 @@ mod tests {
     #[test]
     fn blocks_decode_as_their_truth_says() {
         let mut rng = Rng::new(4);
-        let mut bytes = vec![];
-        GgmlType::Q8_0.quantize_row(&mut bytes, &normals(&mut rng, 256));
-        let mut truth = vec![0.0; 256];
-        GgmlType::Q8_0.dequantize_row(&mut truth, &bytes);
-        for isa in Isa::available() {
-            let mut out = vec![0.0; 256];
-            isa.run(DecodeQ8_0 { out: &mut out, blocks: bytemuck::cast_slice(&bytes) });
-            assert_eq!(out, truth, "{}", isa.name());
+        for ty in GgmlType::ALL {
+            let mut bytes = vec![];
+            ty.quantize_row(&mut bytes, &normals(&mut rng, 512));
+            let mut truth = vec![0.0; 512];
+            ty.dequantize_row(&mut truth, &bytes);
+            for isa in Isa::available() {
+                let mut out = vec![0.0; 512];
+                isa.run(Decode { ty, out: &mut out, bytes: &bytes });
+                assert_eq!(out, truth, "{} {}", ty.name(), isa.name());
+            }
         }
     }
 
