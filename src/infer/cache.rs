@@ -41,30 +41,21 @@ impl KvCache {
         Self { store, h, t, d }
     }
 
-    /// Heads and channels of each.
-    pub(super) const fn heads(&self) -> (usize, usize) {
-        (self.h, self.d)
-    }
-
     const fn at(&self, layer: usize, head: usize, position: usize) -> usize {
         ((layer * self.h + head) * self.t + position) * self.d
     }
 
-    /// Keeps a token's keys and values, `(H, D)` each.
-    pub(super) fn put(&mut self, layer: usize, position: usize, k: &[f32], v: &[f32]) {
-        let d = self.d;
-        for head in 0..self.h {
-            let (from, at) = (head * d, self.at(layer, head, position));
-            let (k, v) = (&k[from..][..d], &v[from..][..d]);
-            match &mut self.store {
-                Store::F32(keys, values) => {
-                    keys[at..][..d].copy_from_slice(k);
-                    values[at..][..d].copy_from_slice(v);
-                }
-                Store::F16(keys, values) => {
-                    keys[at..][..d].convert_from_f32_slice(k);
-                    values[at..][..d].convert_from_f32_slice(v);
-                }
+    /// Keeps a token's key and value of one head, `(D)` each.
+    pub(super) fn put(&mut self, layer: usize, head: usize, position: usize, k: &[f32], v: &[f32]) {
+        let (d, at) = (self.d, self.at(layer, head, position));
+        match &mut self.store {
+            Store::F32(keys, values) => {
+                keys[at..][..d].copy_from_slice(k);
+                values[at..][..d].copy_from_slice(v);
+            }
+            Store::F16(keys, values) => {
+                keys[at..][..d].convert_from_f32_slice(k);
+                values[at..][..d].convert_from_f32_slice(v);
             }
         }
     }

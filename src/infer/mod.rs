@@ -30,13 +30,14 @@ mod cache;
 mod kernels;
 mod labels;
 mod packed;
+mod pass;
 mod sampler;
 mod session;
 mod weights;
 
 pub use cache::{CacheType, KvCache};
 pub use labels::{continue_greedily, label_log_probs};
-pub use packed::Packed;
+pub use packed::{Activations, Input, Kind, Packed};
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
 pub use session::{Session, SessionError};
 pub use weights::{Block, Linear, Model, ModelError, Norm};

@@ -6,6 +6,7 @@ use crate::gguf::{Gguf, GgufError, TensorInfo, View};
 use crate::model::{Config, ConfigError};
 use crate::quant::GgmlType;
 use crate::simd::Isa;
+use crate::simd::panel::Dots;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,7 +111,8 @@ impl Model {
         let tokenizer = tokenizer(&file)?;
         let config = config(&file, tokenizer.n_vocab())?;
         let file = Arc::new(file);
-        let load = Loader { file: &file };
+        let isa = Isa::detect();
+        let load = Loader { file: &file, dots: Dots::under(isa) };
         let (c, f, v) = (config.n_embd, config.ff(), config.vocab());
         let blocks = (0..config.n_layer).map(|i| load.block(&format!("blk.{i}"), c, f)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -123,7 +125,7 @@ impl Model {
             config,
             tokenizer,
             file: file.clone(),
-            isa: Isa::detect(),
+            isa,
         })
     }
 
@@ -193,6 +195,7 @@ fn tokenizer(file: &Gguf) -> Result<Tokenizer, ModelError> {
 /// Finds tensors and holds them to their shapes.
 struct Loader<'a> {
     file: &'a Arc<Gguf>,
+    dots: Dots,
 }
 
 impl Loader<'_> {
@@ -212,7 +215,7 @@ impl Loader<'_> {
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Packed, GgufError> {
         let (tensor, ty) = self.tensor(name, &[cols, rows])?;
-        Ok(Packed::new(self.file.clone(), tensor.clone(), ty, rows, cols))
+        Ok(Packed::load(self.file, tensor.clone(), ty, rows, cols, self.dots))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {

@@ -19,21 +19,27 @@ pub const WORTH: usize = 1 << 16;
 pub const BITE: usize = 1 << 14;
 
 /// One output, written by several tasks in disjoint parts.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    start: *mut f32,
+pub struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    _borrow: std::marker::PhantomData<&'a mut [f32]>,
+    _borrow: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a mutable borrow of `f32`s, which may travel; access goes through unsafe methods.
-unsafe impl Send for Shared<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
+// SAFETY: it is a mutable borrow of what may travel; access goes through unsafe methods.
+unsafe impl<T: Send + Sync> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
     /// Borrows `all`.
-    pub fn new(all: &'a mut [f32]) -> Self {
+    pub fn new(all: &'a mut [T]) -> Self {
         Self { start: all.as_mut_ptr(), len: all.len(), _borrow: std::marker::PhantomData }
     }
 
@@ -46,7 +52,7 @@ impl<'a> Shared<'a> {
     /// If they lie outside.
     #[inline(always)]
     #[must_use]
-    pub unsafe fn part(self, from: usize, len: usize) -> &'a mut [f32] {
+    pub unsafe fn part(self, from: usize, len: usize) -> &'a mut [T] {
         assert!(from <= self.len && len <= self.len - from, "part outside its buffer");
         // SAFETY: within the borrow, as just checked, and nobody else's by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }

@@ -1,14 +1,12 @@
 //! Inputs of a product, quantized once for all the rows they meet.
 
 use super::Kind;
+use crate::simd::parallel::Shared;
 use crate::simd::panel::Inputs;
 use crate::simd::{Isa, Op, Simd};
 
-/// Rows of activations, in what a matrix of some [`Kind`] takes. Its room is taken once and used again.
+/// Rows of activations, in what a matrix of some [`Kind`] takes. The room is taken once and used again.
 pub struct Activations {
-    n: usize,
-    cols: usize,
-    kind: Kind,
     /// The rows themselves, where the matrix is of floats.
     floats: Vec<f32>,
     quants: Vec<i8>,
@@ -16,14 +14,22 @@ pub struct Activations {
     sums: Vec<i16>,
 }
 
+/// Rows that are ready for a product.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// What matrices take them.
+    pub kind: Kind,
+    /// The rows as they are; of this kind alone.
+    pub floats: &'a [f32],
+    /// How many rows and columns; quantized, but for that kind.
+    pub quants: Inputs<'a>,
+}
+
 impl Activations {
     /// Room for `n` rows of up to `cols` columns of any kind.
     #[must_use]
     pub fn new(n: usize, cols: usize) -> Self {
         Self {
-            n: 0,
-            cols: 0,
-            kind: Kind::Floats,
             floats: vec![0.0; n * cols],
             quants: vec![0; n * cols],
             scales: vec![0.0; n * cols.div_ceil(32)],
@@ -31,59 +37,52 @@ impl Activations {
         }
     }
 
-    /// Says what is to be put in: `n` rows of `cols`, for a matrix of this kind.
-    ///
-    /// # Panics
-    /// If there is no room for it.
-    pub fn shape(&mut self, kind: Kind, n: usize, cols: usize) {
-        assert!(n * cols <= self.quants.len(), "{n} rows of {cols}, and room for {}", self.quants.len());
-        (self.kind, self.n, self.cols) = (kind, n, cols);
+    /// Its parts, to be filled and read by several threads.
+    pub(in crate::infer) fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            floats: Shared::new(&mut self.floats),
+            quants: Shared::new(&mut self.quants),
+            scales: Shared::new(&mut self.scales),
+            sums: Shared::new(&mut self.sums),
+        }
     }
 
-    /// How many rows there are.
+    /// Takes one row for matrices of this kind.
+    pub fn set(&mut self, kind: Kind, isa: Isa, x: &[f32]) {
+        let (block, sub) = kind.blocks(x.len());
+        let (floats, quants) = (&mut self.floats[..x.len()], &mut self.quants[..x.len()]);
+        Row { kind, floats, quants, scales: &mut self.scales[..x.len() / block], sums: &mut self.sums[..x.len() / sub] }.set(isa, x);
+    }
+
+    /// The row that was set, of `cols` columns.
     #[must_use]
-    pub const fn n(&self) -> usize {
-        self.n
+    pub fn input(&self, kind: Kind, cols: usize) -> Input<'_> {
+        let quants = Inputs { n: 1, cols, quants: &self.quants, scales: &self.scales, sums: &self.sums };
+        Input { kind, floats: &self.floats[..cols], quants }
     }
+}
 
-    /// What matrix they are for.
-    #[must_use]
-    pub const fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Length of a row.
-    #[must_use]
-    pub const fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Row by row, what [`Row::set`] fills.
-    pub fn rows(&mut self) -> impl Iterator<Item = Row<'_>> {
-        let Self { n, cols, kind, ref mut floats, ref mut quants, ref mut scales, ref mut sums } = *self;
-        let (block, sub) = kind.blocks(cols);
-        let rows = floats.chunks_mut(cols).zip(quants.chunks_mut(cols)).zip(scales.chunks_mut(cols / block)).zip(sums.chunks_mut(cols / sub));
-        rows.take(n).map(move |(((floats, quants), scales), sums)| Row { kind, floats, quants, scales, sums })
-    }
-
-    /// The rows as floats.
-    pub(super) fn floats(&self) -> &[f32] {
-        &self.floats[..self.n * self.cols]
-    }
-
-    /// The rows, quantized.
-    pub(super) fn inputs(&self) -> Inputs<'_> {
-        Inputs { n: self.n, cols: self.cols, quants: &self.quants, scales: &self.scales, sums: &self.sums }
-    }
+/// See [`Activations::parts`].
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    pub floats: Shared<'a>,
+    pub quants: Shared<'a, i8>,
+    pub scales: Shared<'a>,
+    pub sums: Shared<'a, i16>,
 }
 
 /// One row.
 pub struct Row<'a> {
-    kind: Kind,
-    floats: &'a mut [f32],
-    quants: &'a mut [i8],
-    scales: &'a mut [f32],
-    sums: &'a mut [i16],
+    /// What matrices it is for.
+    pub kind: Kind,
+    /// `(cols)`
+    pub floats: &'a mut [f32],
+    /// `(cols)`
+    pub quants: &'a mut [i8],
+    /// `(cols / block)`
+    pub scales: &'a mut [f32],
+    /// `(cols / sub)`
+    pub sums: &'a mut [i16],
 }
 
 impl Row<'_> {
@@ -147,15 +146,14 @@ mod tests {
     fn quants_are_the_nearest_and_the_same_everywhere() {
         let mut rng = Rng::new(5);
         for (kind, cols) in [(Kind::Small, 96), (Kind::Wide, 512), (Kind::Fine, 256)] {
-            let mut x: Vec<f32> = (0..3 * cols).map(|_| rng.normal() as f32).collect();
-            x[cols..cols + 32].fill(0.0);
+            let mut x: Vec<f32> = (0..cols).map(|_| rng.normal() as f32).collect();
+            x[..32].fill(0.0);
             let (block, sub) = kind.blocks(cols);
             let mut truth = None;
             for isa in Isa::available() {
-                let mut acts = Activations::new(3, cols);
-                acts.shape(kind, 3, cols);
-                acts.rows().zip(x.chunks(cols)).for_each(|(row, x)| row.set(isa, x));
-                let got = acts.inputs();
+                let mut acts = Activations::new(1, cols);
+                acts.set(kind, isa, &x);
+                let got = acts.input(kind, cols).quants;
                 for (i, &x) in x.iter().enumerate() {
                     let (scale, quant) = (got.scales[i / block], f32::from(got.quants[i]));
                     assert!((x - scale * quant).abs() <= 0.5001 * scale, "{}: {x} is not {quant} x {scale}", isa.name());

@@ -1,8 +1,8 @@
 //! A matrix of floats where it lies in its file, and products with it.
 
-use super::super::kernels::Multiply;
+use super::super::kernels::{Decode, Multiply};
 pub use super::super::kernels::ROWS;
-use super::Activations;
+use super::Input;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant::GgmlType;
 use crate::simd::Isa;
@@ -64,7 +64,7 @@ impl Floats {
             let len = PIECE.min(self.cols - from);
             for (room, &i) in room.iter_mut().zip(ids) {
                 let bytes = &self.bytes(i)[self.ty.row_bytes(from)..][..self.ty.row_bytes(len)];
-                self.ty.dequantize_row(&mut room[..len], bytes);
+                isa.run(Decode { ty: self.ty, out: &mut room[..len], bytes });
             }
             isa.run(Multiply { y, w: std::array::from_fn(|k| &room[k][..len]), rows, x: &x[from..], step, n });
         }
@@ -74,11 +74,11 @@ impl Floats {
     ///
     /// # Panics
     /// If there are more than [`INPUTS`] inputs.
-    pub fn product(&self, isa: Isa, out: &mut [f32], first: usize, x: &Activations) {
-        let (n, mut room, mut y) = (x.n(), [[0.0; PIECE]; ROWS], [0.0; ROWS * INPUTS]);
+    pub fn product(&self, isa: Isa, out: &mut [f32], first: usize, x: &Input<'_>) {
+        let (n, mut room, mut y) = (x.quants.n, [[0.0; PIECE]; ROWS], [0.0; ROWS * INPUTS]);
         let ids: [usize; ROWS] = std::array::from_fn(|k| first + k);
         let there = (self.rows - first).min(ROWS);
-        self.products(isa, &mut y[..there * n], &ids[..there], x.floats(), n, &mut room);
+        self.products(isa, &mut y[..there * n], &ids[..there], x.floats, n, &mut room);
         for (i, out) in out[..n * ROWS].chunks_mut(ROWS).enumerate() {
             (0..ROWS).for_each(|k| out[k] = y[k * n + i]);
         }

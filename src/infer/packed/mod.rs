@@ -4,7 +4,8 @@ mod activations;
 mod floats;
 mod repack;
 
-pub use activations::{Activations, Row};
+pub use activations::{Activations, Input};
+pub(super) use activations::{Parts, Row};
 pub use floats::INPUTS;
 
 use crate::gguf::{Gguf, TensorInfo};
@@ -31,7 +32,7 @@ pub enum Kind {
 
 impl Kind {
     /// Columns of a scale and of a sum, in rows of `cols`.
-    const fn blocks(self, cols: usize) -> (usize, usize) {
+    pub(super) const fn blocks(self, cols: usize) -> (usize, usize) {
         match self {
             Self::Floats => (cols, cols),
             Self::Small => (32, 32),
@@ -163,14 +164,14 @@ impl Packed {
     ///
     /// # Panics
     /// If there are no such panels, or the inputs are not of this matrix's kind and length.
-    pub fn product(&self, isa: Isa, x: &Activations, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, &[f32])) {
-        assert!(panels.end <= self.panels() && x.kind() == self.kind() && x.cols() == self.cols, "a product's sizes");
+    pub fn product(&self, isa: Isa, x: &Input<'_>, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, &[f32])) {
+        assert!(panels.end <= self.panels() && x.kind == self.kind() && x.quants.cols == self.cols, "a product's sizes");
         let rows = self.panel_rows();
-        let out = &mut room[..x.n() * rows];
+        let out = &mut room[..x.quants.n * rows];
         for number in panels {
             match &self.store {
                 Store::Floats(f) => f.product(isa, out, number * rows, x),
-                Store::Panels(p) => p.dots.product(p.format, out, p.panel(number, self.cols), &x.inputs()),
+                Store::Panels(p) => p.dots.product(p.format, out, p.panel(number, self.cols), &x.quants),
             }
             store(number * rows, out);
         }
@@ -186,7 +187,7 @@ impl Packed {
     ///
     /// # Panics
     /// If a row is not there, or the input is not of this matrix's kind and length.
-    pub fn gather(&self, isa: Isa, out: &mut [f32], ids: &[u32], x: &Activations) {
+    pub fn gather(&self, isa: Isa, out: &mut [f32], ids: &[u32], x: &Input<'_>) {
         let rows = self.panel_rows();
         let mut room = [0.0; MOST_ROWS];
         let mut made = usize::MAX;
