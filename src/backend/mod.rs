@@ -202,7 +202,7 @@ pub trait Backend {
     /// Waits for the device and tells the first error since the last call.
     fn sync(&self) -> Result<(), BackendError>;
     /// The number of rows, `count` or some more, that a batch in which `count` of `n` rows count is filled up to: a device that
-    /// records steps keeps few recordings.
+    /// records steps keeps few recordings. `n` only where all count, so that a batch that needs no gathering is known by its size.
     fn bucket(&self, count: usize, _n: usize) -> usize {
         count
     }

@@ -14,7 +14,7 @@ mod embed;
 mod norm;
 pub mod nvidia;
 mod optimizer;
-mod products;
+pub mod products;
 pub mod sources;
 
 pub use classify::Head;
@@ -129,6 +129,7 @@ pub struct Cuda {
     driver: Rc<dyn Driver>,
     scratch: Rc<RefCell<Scratch>>,
     optimizer: Rc<optimizer::Tables>,
+    refused: Rc<products::Refused>,
     rounding: Rounding,
 }
 
@@ -144,7 +145,7 @@ impl Cuda {
     /// On a driver.
     #[must_use]
     pub fn new(driver: Rc<dyn Driver>) -> Self {
-        Self { driver, scratch: Rc::default(), optimizer: Rc::default(), rounding: Rounding::default() }
+        Self { driver, scratch: Rc::default(), optimizer: Rc::default(), refused: Rc::default(), rounding: Rounding::default() }
     }
 
     /// The same, making bf16 weights from their masters this way.

@@ -8,7 +8,7 @@ pub const HEADERS: [(&str, &str); 3] = [
 ];
 
 /// Kernel files: name without ending, text.
-pub const FILES: [(&str, &str); 10] = [
+pub const FILES: [(&str, &str); 9] = [
     ("attention_plain", include_str!("../../../kernels/attention_plain.cu")),
     ("attention_sm80", include_str!("../../../kernels/attention_sm80.cu")),
     ("attention_sm90", include_str!("../../../kernels/attention_sm90.cu")),
@@ -18,7 +18,6 @@ pub const FILES: [(&str, &str); 10] = [
     ("norm", include_str!("../../../kernels/norm.cu")),
     ("optimizer", include_str!("../../../kernels/optimizer.cu")),
     ("products", include_str!("../../../kernels/products.cu")),
-    ("products_sm90", include_str!("../../../kernels/products_sm90.cu")),
 ];
 
 /// The text of a kernel file.
