@@ -66,8 +66,12 @@ __device__ __forceinline__ const void* swizzled(const bf16* box, u32 row, u32 ch
 // ---- registers and barriers of warpgroups (4 warps, the first a multiple of 4)
 
 // All warps of a warpgroup together. The kernel needs __launch_bounds__(threads, 1), or the compiler ignores it.
-template <u32 REGISTERS> __device__ __forceinline__ void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
-template <u32 REGISTERS> __device__ __forceinline__ void registers_take() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+template <u32 REGISTERS> __device__ __forceinline__ void registers_give() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+template <u32 REGISTERS> __device__ __forceinline__ void registers_take() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
 
 // Barrier `id` (1 to 15; 0 is __syncthreads()) opens when `threads` have arrived; whoever syncs also waits.
 __device__ __forceinline__ void named_sync(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
@@ -160,7 +164,8 @@ template <int N, Major A = K_MAJOR, Major B = K_MAJOR> __device__ __forceinline_
 template <int N, Major B> __device__ __forceinline__ void wgmma(float (&d)[N / 2], const u32 (&a)[4], u64 b, bool add) {
     static_assert(N == 64, "no wrapper yet");
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %37, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_REGISTERS_32 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n\t}"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_REGISTERS_32 ", "
+                 "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n\t}"
                  : WGMMA_OPERANDS_32
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(u32(add)), "n"(int(B)));
 }

@@ -6,13 +6,12 @@ use tinyllm::backend::cuda::Cuda;
 use tinyllm::backend::reference::Reference;
 use tinyllm::backend::{Backend, Heads};
 
-/// Bounds on relative norms. y is a mean of values whose weights were rounded to bf16 (2^-9 at most, 1.1e-3 in the mean) and is rounded
-/// itself: two independent errors, 1.6e-3 together. A gradient has the rounding of P or dS, of what it is stored as, and of y and dy
-/// in delta, which a difference of near numbers makes larger: 3 times as much was seen at most.
-const FORWARD: f64 = 4e-3;
-const BACKWARD: f64 = 8e-3;
-/// lse is f32 throughout, from scores up to 100: exponentials are good to 2^-22, scores to 64 roundings of 2^-24.
-const LSE: f64 = 2e-6;
+/// Bound on relative norms. P is rounded to bf16 before it weighs values or dy, dS before it weighs keys or queries, and each output
+/// when it is stored: two independent errors of 2^-9 / sqrt(3) = 1.1e-3 to 2^-8 / sqrt(3) = 2.3e-3, by the mantissa: together 1.6e-3 to
+/// 3.2e-3. Seen: 2.4e-3 at most.
+const BAR: f64 = 3.2e-3;
+/// lse is f32 throughout: 64 products summed for a score, its exponential, a sum of up to 390: roundings of 2^-24, a dozen at random.
+const LSE: f64 = 1e-6;
 
 /// How a sequence's rows fall into documents.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +31,6 @@ fn starts(documents: Documents, s: Heads) -> Vec<u32> {
             let begins = match documents {
                 Documents::One => false,
                 Documents::Single => true,
-                // Lengths of 3 and 71, 139 by turns.
                 Documents::Several => [3, 74, 77, 148, 151].contains(&(row + 5 * sequence)),
             };
             if begins {
@@ -57,7 +55,7 @@ fn run(be: &Cuda, s: Heads, documents: Documents, scale: f32) -> Vec<Vec<f64>> {
     let mut lse = AccTwin::poison(be, n * s.h);
     be.attention(&mut y.cuda, &mut lse.cuda, &qkv.cuda, &starts, s);
     Reference.attention(&mut y.reference, &mut lse.reference, &qkv.reference, &truth_starts, s);
-    y.compare(be, &name("y"), FORWARD);
+    y.compare(be, &name("y"), BAR);
     lse.compare(be, &name("lse"), LSE);
 
     // The backward pass starts from the same y and lse on both, so that its own error is seen.
@@ -84,7 +82,7 @@ fn run(be: &Cuda, s: Heads, documents: Documents, scale: f32) -> Vec<Vec<f64>> {
     for (i, what) in ["dq", "dk", "dv"].into_iter().enumerate() {
         let (got, want) = (part(&host, i), part(&dqkv.reference, i));
         if want.iter().any(|x| x.abs() > 1e-9) {
-            super::common::compare(&got, &want, &name(what), BACKWARD);
+            super::common::compare(&got, &want, &name(what), BAR);
         } else {
             // A row that sees itself alone moves no score: dy . v - delta is 0 up to the order of two sums of 64, times values of q or k.
             assert!(got.iter().all(|x| x.abs() < 1e-4 * f64::from(scale)), "{}: should be 0", name(what));
@@ -126,14 +124,14 @@ fn ragged_tiles() {
         (heads(3, 130, 1), Documents::One),
         (heads(2, 200, 2), Documents::Several),
         (heads(1, 200, 1), Documents::Single),
-        (heads(1, 257, 1), Documents::Several),
+        (heads(2, 257, 3), Documents::Several),
         (heads(1, 390, 1), Documents::One),
     ] {
         in_three_orders(s, documents, 1.0);
     }
 }
 
-/// Scores of up to 100 in magnitude: exponentials that under- and overflow where nobody subtracts the largest.
+/// Scores with a standard deviation of 16, of +-60 and more: exponentials that under- and overflow where nobody subtracts the largest.
 #[test]
 fn large_scores() {
     for documents in [Documents::One, Documents::Several] {

@@ -95,7 +95,8 @@ inline void tensor_load(void* shared, const TensorMap* map, u64* barrier, u32 ro
     shim::issue({ barrier, static_cast<char*>(shared), *map, row, column, nullptr, u32(map->words[4] * 128) });
 }
 inline void bulk_load(void* shared, const void* global, u32 bytes, u64* barrier) {
-    if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global) | bytes) % 16 != 0) shim::fail("bulk_load: not a multiple of 16");
+    const auto all = reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global) | bytes;
+    if (all % 16 != 0) shim::fail("bulk_load: not a multiple of 16");
     shim::issue({ barrier, static_cast<char*>(shared), {}, 0, 0, static_cast<const char*>(global), bytes });
 }
 inline const void* swizzled(const bf16* box, u32 row, u32 chunk) { return box + row * 64 + (chunk ^ (row % 8)) * 8; }
@@ -139,9 +140,12 @@ inline u64 descriptor_mn(const void* shared, u32 leading = 1024) { return descri
 namespace shim {
 // Element (i of M or N, k) of a factor in shared memory.
 inline u16 element(u64 descriptor, Major major, u32 i, u32 k) {
-    const u32 start = u32(descriptor & 0x3FFF) << 4, leading = u32(descriptor >> 16 & 0x3FFF) << 4, stride = u32(descriptor >> 32 & 0x3FFF) << 4;
+    const auto field = [&](int bit) { return u32(descriptor >> bit & 0x3FFF) << 4; };
+    const u32 start = field(0), leading = field(16), stride = field(32);
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) fail("a descriptor of another swizzle");
-    u32 at = start + (major == K_MAJOR ? i / 8 * stride + i % 8 * 128 + k * 2 : i / 64 * leading + k / 8 * stride + k % 8 * 128 + i % 64 * 2);
+    u32 at = start;
+    if (major == K_MAJOR) at += i / 8 * stride + i % 8 * 128 + k * 2;
+    else at += i / 64 * leading + k / 8 * stride + k % 8 * 128 + i % 64 * 2;
     at ^= (at >> 7 & 7) << 4;
     u16 bits;
     memcpy(&bits, dynamic_shared + at, 2);
@@ -231,7 +235,10 @@ inline void ask(float* d, const u32* a, const Asking& asking) {
     if (!p.same(asking)) fail("threads of a warpgroup ask for different products");
     if (a) {
         const u32 row = thread % 128 / 32 * 16 + lane() / 4, k = 2 * (lane() % 4);
-        for (u32 i = 0; i < 4; i++) p.A[row + 8 * (i % 2)][k + 8 * (i / 2)] = u16(a[i]), p.A[row + 8 * (i % 2)][k + 8 * (i / 2) + 1] = u16(a[i] >> 16);
+        for (u32 i = 0; i < 4; i++) {
+            u16* pair = &p.A[row + 8 * (i % 2)][k + 8 * (i / 2)];
+            pair[0] = u16(a[i]), pair[1] = u16(a[i] >> 16);
+        }
     }
     bool known = false;
     for (auto& accumulator : asker.accumulators)
@@ -260,6 +267,7 @@ inline void take(const Asked& asked) {
         memcpy(accumulator.registers, accumulator.value.data(), sizeof(float) * size_t(p.n / 2));
         asker.accumulators.erase(asker.accumulators.begin() + (&accumulator - asker.accumulators.data()));
     }
+    progress++;
     if (++p.taken == 128) {
         p.check_memory();
         // Those before it were taken before.
@@ -287,6 +295,8 @@ inline void wgmma_commit() {
 }
 template <int N> void wgmma_wait() {
     auto& asker = shim::askers[shim::current->linear];
+    // Others first, who may overwrite what was given back too early.
+    if (asker.groups.size() > size_t(N)) shim::yield(shim::POLL);
     while (asker.groups.size() > size_t(N)) {
         const auto group = std::move(asker.groups.front());
         asker.groups.pop_front();

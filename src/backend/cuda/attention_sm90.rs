@@ -1,4 +1,4 @@
-//! Attention on Hopper, for heads of 64 channels in bf16: `kernels/attention_sm90.cu`.
+//! Attention on Hopper, for heads of 64 channels in bf16: `kernels/attention_sm90.cu`, `attention_sm90_backward.cu`.
 
 use super::driver::{Kernel, Precision, Ptr, Shape, TensorMap};
 use super::{Acc, Buf, Cuda, Ids, args};
@@ -35,8 +35,8 @@ impl Cuda {
         Shape::of(items.min(self.info().multiprocessors as usize), THREADS).with_shared(shared)
     }
 
-    /// Heads of sequences whose longest items are done before the others': so many that the two operands which all items of a head read
-    /// take a quarter of the cache, and no more than would leave the last of them alone.
+    /// How many pairs of a sequence and a head are worked on together, their longest items first: so many that what all items of a
+    /// pair read, two operands, takes a quarter of the cache, and no more than 64.
     fn section(&self, s: Heads) -> usize {
         (self.info().l2 / 4 / (s.t * 2 * HEAD * Precision::Bf16.bytes())).clamp(1, 64)
     }
@@ -70,14 +70,14 @@ impl Cuda {
             return;
         }
         self.launch(
-            Kernel::new("attention_sm90", "attention_rows"),
+            Kernel::new("attention_sm90_backward", "attention_rows"),
             Shape::of(tiles, 256),
             args![rows, dy, y, lse, starts, s.t, s.h],
         );
         let (qkv, dy) = (self.head_boxes(qkv, s, 3 * s.c(), TILE), self.head_boxes(dy, s, s.c(), TILE));
         for name in ["attention_backward_keys", "attention_backward_queries"] {
             self.launch(
-                Kernel::new("attention_sm90", name),
+                Kernel::new("attention_sm90_backward", name),
                 self.persistent(s, BACKWARD_SHARED),
                 args![qkv, dy, &mut *dqkv, rows, starts, s.t, s.h, s.b * s.h, self.section(s)],
             );
