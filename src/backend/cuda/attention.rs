@@ -4,21 +4,27 @@ use super::{Acc, Buf, Cuda, Ids};
 use crate::backend::Heads;
 
 impl Cuda {
-    pub(super) fn attention_kernel(&self, _y: &mut Buf, _lse: &mut Acc, _qkv: &Buf, _starts: &Ids, _s: Heads) {
+    pub(super) fn attention_kernel(&self, y: &mut Buf, lse: &mut Acc, qkv: &Buf, starts: &Ids, s: Heads) {
+        if self.attention_hopper_fits(s) {
+            return self.attention_hopper(y, lse, qkv, starts, s);
+        }
         todo!()
     }
 
     pub(super) fn attention_backward_kernels(
         &self,
-        _dqkv: &mut Buf,
-        _delta: &mut Acc,
-        _dy: &Buf,
-        _y: &Buf,
-        _qkv: &Buf,
-        _lse: &Acc,
-        _starts: &Ids,
-        _s: Heads,
+        dqkv: &mut Buf,
+        delta: &mut Acc,
+        dy: &Buf,
+        y: &Buf,
+        qkv: &Buf,
+        lse: &Acc,
+        starts: &Ids,
+        s: Heads,
     ) {
+        if self.attention_hopper_fits(s) {
+            return self.attention_backward_hopper(dqkv, delta, dy, y, qkv, lse, starts, s);
+        }
         todo!()
     }
 }

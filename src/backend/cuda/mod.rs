@@ -7,6 +7,7 @@
 //! Each file here launches the kernels of one file in `kernels/`.
 
 mod attention;
+mod attention_sm90;
 mod classify;
 pub mod driver;
 mod elements;

@@ -1,17 +1,19 @@
 //! The text of `kernels/`, embedded in the program.
 
 /// Files that kernels include.
-pub const HEADERS: [(&str, &str); 3] = [
+pub const HEADERS: [(&str, &str); 4] = [
     ("ptx.cuh", include_str!("../../../kernels/ptx.cuh")),
     ("base.cuh", include_str!("../../../kernels/base.cuh")),
     ("hopper.cuh", include_str!("../../../kernels/hopper.cuh")),
+    ("attention_sm90.cuh", include_str!("../../../kernels/attention_sm90.cuh")),
 ];
 
 /// Kernel files: name without ending, text.
-pub const FILES: [(&str, &str); 9] = [
+pub const FILES: [(&str, &str); 10] = [
     ("attention_plain", include_str!("../../../kernels/attention_plain.cu")),
     ("attention_sm80", include_str!("../../../kernels/attention_sm80.cu")),
     ("attention_sm90", include_str!("../../../kernels/attention_sm90.cu")),
+    ("attention_sm90_backward", include_str!("../../../kernels/attention_sm90_backward.cu")),
     ("classify", include_str!("../../../kernels/classify.cu")),
     ("elements", include_str!("../../../kernels/elements.cu")),
     ("embed", include_str!("../../../kernels/embed.cu")),
