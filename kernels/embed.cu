@@ -53,7 +53,8 @@ __device__ __forceinline__ void forward(X* x, const u32* tokens, const u32* posi
         put_columns<ALIGNED>(x + u64(row) * c + column, v, c - column);
     }
 }
-extern "C" __global__ void __launch_bounds__(256) embed_forward(X* x, const u32* tokens, const u32* positions, const X* wte, const X* wpe, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256) embed_forward(X* x, const u32* tokens, const u32* positions, const X* wte, const X* wpe,
+                                                                u32 n, u32 c) {
     if (c % 8 == 0) forward<true>(x, tokens, positions, wte, wpe, n, c);
     else forward<false>(x, tokens, positions, wte, wpe, n, c);
 }
@@ -74,8 +75,8 @@ extern "C" __global__ void __launch_bounds__(256) embed_count(u32* counts, const
 }
 
 // Puts ids and their rows into the order of the digit. `rows` NULL: id i is of row i.
-extern "C" __global__ void __launch_bounds__(256) embed_scatter(u32* sorted_ids, u32* sorted_rows, const u32* ids, const u32* rows, const u32* counts,
-                                                                u32 tiles, u32 shift, u32 n) {
+extern "C" __global__ void __launch_bounds__(256) embed_scatter(u32* sorted_ids, u32* sorted_rows, const u32* ids, const u32* rows,
+                                                                const u32* counts, u32 tiles, u32 shift, u32 n) {
     constexpr u32 WARPS = 8, ROUNDS = SORTED / 256;
     __shared__ u32 place[WARPS][DIGITS];  // how many of a digit a warp has; then where its first goes
     __shared__ u32 below[WARPS];
@@ -179,10 +180,12 @@ __device__ __forceinline__ void sum_tile(float* dw, float* partial, const X* dx,
 }
 // dw[id] += rows of dx; partial (tiles, 2, C): the sum of the id that came from the tile before, and of the one that begins here
 // and goes on in the next, where there are such.
-extern "C" __global__ void __launch_bounds__(128) embed_sum(float* dw, float* partial, const X* dx, const u32* ids, const u32* rows, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(128) embed_sum(float* dw, float* partial, const X* dx, const u32* ids, const u32* rows,
+                                                            u32 n, u32 c) {
     __shared__ u32 tile_ids[SUMMED + 2], tile_rows[SUMMED];  // the ids with those of the neighbours
     const u32 first = blockIdx.x * SUMMED, count = min(n - first, SUMMED);
-    for (u32 i = threadIdx.x; i < SUMMED + 2; i += blockDim.x) tile_ids[i] = first + i >= 1 && first + i - 1 < n ? ids[first + i - 1] : NO_ID;
+    for (u32 i = threadIdx.x; i < SUMMED + 2; i += blockDim.x)
+        tile_ids[i] = first + i >= 1 && first + i - 1 < n ? ids[first + i - 1] : NO_ID;
     for (u32 i = threadIdx.x; i < count; i += blockDim.x) tile_rows[i] = rows[first + i];
     __syncthreads();
     if (c % 8 == 0) sum_tile<true>(dw, partial, dx, tile_ids, tile_rows, count, c);

@@ -23,6 +23,10 @@
 #define BLOCKS(n) n
 #endif
 
+// Their arguments.
+#define FORWARD_ARGUMENTS X *y, float2 *stats, const X *x, const X *w, const X *b, float eps, u32 n, u32 c
+#define BACKWARD_ARGUMENTS X *dx, float *partial, const X *dy, const X *x, const X *w, const float2 *stats, u32 n, u32 c
+
 // What a lane holds of a row: eight columns from each of K; zeros beyond C.
 template <u32 K> struct Row {
     Eight<X> at[K];
@@ -37,7 +41,7 @@ template <u32 K, bool ONCE = false> __device__ __forceinline__ Row<K> load_row(c
 }
 
 template <u32 K>
-__device__ __forceinline__ void forward(X* y, float2* stats, const X* x, const X* w, const X* b, float eps, u32 n, u32 c) {
+__device__ __forceinline__ void forward(FORWARD_ARGUMENTS) {
     const u32 warps = gridDim.x * (blockDim.x / 32);
     u32 row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row >= n) return;
@@ -77,22 +81,22 @@ __device__ __forceinline__ void forward(X* y, float2* stats, const X* x, const X
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, BLOCKS(4)) norm_forward_1(X* y, float2* stats, const X* x, const X* w, const X* b, float eps, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256, BLOCKS(4)) norm_forward_1(FORWARD_ARGUMENTS) {
     forward<1>(y, stats, x, w, b, eps, n, c);
 }
-extern "C" __global__ void __launch_bounds__(256, BLOCKS(4)) norm_forward_2(X* y, float2* stats, const X* x, const X* w, const X* b, float eps, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256, BLOCKS(4)) norm_forward_2(FORWARD_ARGUMENTS) {
     forward<2>(y, stats, x, w, b, eps, n, c);
 }
-extern "C" __global__ void __launch_bounds__(256, BLOCKS(4)) norm_forward_3(X* y, float2* stats, const X* x, const X* w, const X* b, float eps, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256, BLOCKS(4)) norm_forward_3(FORWARD_ARGUMENTS) {
     forward<3>(y, stats, x, w, b, eps, n, c);
 }
-extern "C" __global__ void __launch_bounds__(256, BLOCKS(3)) norm_forward_4(X* y, float2* stats, const X* x, const X* w, const X* b, float eps, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256, BLOCKS(3)) norm_forward_4(FORWARD_ARGUMENTS) {
     forward<4>(y, stats, x, w, b, eps, n, c);
 }
 
 // A block's `partial` (3, C): its rows' sums of dy h, dy and dx.
 template <u32 K, u32 WARPS>
-__device__ __forceinline__ void backward(X* dx, float* partial, const X* dy, const X* x, const X* w, const float2* stats, u32 n, u32 c) {
+__device__ __forceinline__ void backward(BACKWARD_ARGUMENTS) {
     __shared__ float meet[WARPS][256];
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float sums[3][K][8] = {};
@@ -146,16 +150,16 @@ __device__ __forceinline__ void backward(X* dx, float* partial, const X* dy, con
     }
 }
 
-extern "C" __global__ void __launch_bounds__(768, 1) norm_backward_1(X* dx, float* partial, const X* dy, const X* x, const X* w, const float2* stats, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(768, 1) norm_backward_1(BACKWARD_ARGUMENTS) {
     backward<1, 24>(dx, partial, dy, x, w, stats, n, c);
 }
-extern "C" __global__ void __launch_bounds__(512, 1) norm_backward_2(X* dx, float* partial, const X* dy, const X* x, const X* w, const float2* stats, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(512, 1) norm_backward_2(BACKWARD_ARGUMENTS) {
     backward<2, 16>(dx, partial, dy, x, w, stats, n, c);
 }
-extern "C" __global__ void __launch_bounds__(384, 1) norm_backward_3(X* dx, float* partial, const X* dy, const X* x, const X* w, const float2* stats, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(384, 1) norm_backward_3(BACKWARD_ARGUMENTS) {
     backward<3, 12>(dx, partial, dy, x, w, stats, n, c);
 }
-extern "C" __global__ void __launch_bounds__(256, 1) norm_backward_4(X* dx, float* partial, const X* dy, const X* x, const X* w, const float2* stats, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256, 1) norm_backward_4(BACKWARD_ARGUMENTS) {
     backward<4, 8>(dx, partial, dy, x, w, stats, n, c);
 }
 
@@ -182,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(256) norm_columns(float* dw, float*
 
 // ---- any C
 
-extern "C" __global__ void __launch_bounds__(256) norm_forward_any(X* y, float2* stats, const X* x, const X* w, const X* b, float eps, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256) norm_forward_any(FORWARD_ARGUMENTS) {
     const u32 row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= n) return;
     x += u64(row) * c, y += u64(row) * c;
@@ -199,7 +203,8 @@ extern "C" __global__ void __launch_bounds__(256) norm_forward_any(X* y, float2*
 }
 
 // dx alone.
-extern "C" __global__ void __launch_bounds__(256) norm_backward_any(X* dx, const X* dy, const X* x, const X* w, const float2* stats, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(256) norm_backward_any(X* dx, const X* dy, const X* x, const X* w, const float2* stats,
+                                                                    u32 n, u32 c) {
     const u32 row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= n) return;
     dx += u64(row) * c, dy += u64(row) * c, x += u64(row) * c;
@@ -217,7 +222,8 @@ extern "C" __global__ void __launch_bounds__(256) norm_backward_any(X* dx, const
 }
 
 // partial (N / 256, 3, C), after norm_backward_any: a block of 128 threads so many columns of 256 rows.
-extern "C" __global__ void __launch_bounds__(128) norm_sums_any(float* partial, const X* dx, const X* dy, const X* x, const float2* stats, u32 n, u32 c) {
+extern "C" __global__ void __launch_bounds__(128) norm_sums_any(float* partial, const X* dx, const X* dy, const X* x, const float2* stats,
+                                                                u32 n, u32 c) {
     const u32 column = blockIdx.x * 128 + threadIdx.x, first = blockIdx.y * 256, end = min(n, first + 256);
     if (column >= c) return;
     float sums[3] = {};

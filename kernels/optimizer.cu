@@ -55,7 +55,10 @@ extern "C" __global__ void __launch_bounds__(256) grad_squares(float* partial, c
     }
     float sum = 0.0f;
 #pragma unroll
-    for (u32 i = 0; i < BLOCK / 1024; i++) sum += (g[i].v[0] * g[i].v[0] + g[i].v[1] * g[i].v[1]) + (g[i].v[2] * g[i].v[2] + g[i].v[3] * g[i].v[3]);
+    for (u32 i = 0; i < BLOCK / 1024; i++) {
+        const float(&v)[4] = g[i].v;
+        sum += (v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3]);
+    }
     const u32 rest = end / 4 * 4 + threadIdx.x;
     if (rest < end) sum += leaf.g[rest] * leaf.g[rest];
     sum = block_sum(sum, scratch);
@@ -99,7 +102,8 @@ __device__ __forceinline__ bf16 rounded(float x, u32 chance, bool stochastic, bf
 }
 
 // w of eight masters from element `first` on, of which `left` are there.
-__device__ __forceinline__ void put_weights(X* w, const float (&master)[8], u32 leaf, u32 first, u32 left, bool stochastic, const Control* control) {
+__device__ __forceinline__ void put_weights(X* w, const float (&master)[8], u32 leaf, u32 first, u32 left, bool stochastic,
+                                            const Control* control) {
     u32 words[4] = {};
     if (sizeof(X) == 2 && stochastic) {
         const uint4 block = random_block(random_key(control->rounding_key, leaf), first / 8);
@@ -107,7 +111,10 @@ __device__ __forceinline__ void put_weights(X* w, const float (&master)[8], u32 
     }
     X out[8];
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) out[i] = rounded(master[i], i % 2 == 0 ? words[i / 2] & 0xFFFF : words[i / 2] >> 16, stochastic, (X*)nullptr);
+    for (u32 i = 0; i < 8; i++) {
+        const u32 chance = i % 2 == 0 ? words[i / 2] & 0xFFFF : words[i / 2] >> 16;
+        out[i] = rounded(master[i], chance, stochastic, (X*)nullptr);
+    }
     if (left >= 8) {
         constexpr u32 N = Pack<X>::N;
 #pragma unroll
