@@ -171,7 +171,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
     push(
         "norm_backward 2048 x 768",
         16 * n * c,
-        Box::new(move || cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), &dy, &x2, &w2, &stats2, n, c)),
+        Box::new(move || cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), None, &dy, &x2, &w2, &stats2, n, c)),
     );
     let (x, mut y, x2, mut d) = (numbers(n * f, 1), vec![0.0; n * f], numbers(n * f, 1), vec![0.0; n * f]);
     push("gelu 2048 x 3072", 8 * n * f, Box::new(move || cpu.gelu(&mut y, &x, n * f)));

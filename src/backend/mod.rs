@@ -262,12 +262,14 @@ pub trait Backend {
 
     /// `y (N, C) = (x - mean) rstd w + b` row by row; `stats (N, 2)` = mean, rstd.
     fn norm(&self, y: &mut Self::Buf, stats: &mut Self::Acc, x: &Self::Buf, w: &Self::Buf, b: &Self::Buf, n: usize, c: usize);
-    /// `dx += ...` (the residual stream), `dw += ...`, `db += ...`.
+    /// `dx += ...` (the residual stream), `dw += ...`, `db += ...`; and `sums (C) += column sums of dx` as it then is: what a
+    /// linear layer that writes into the stream has as its bias's gradient, taken along while `dx` is at hand.
     fn norm_backward(
         &self,
         dx: &mut Self::Buf,
         dw: Option<&mut Self::Acc>,
         db: Option<&mut Self::Acc>,
+        sums: Option<&mut Self::Acc>,
         dy: &Self::Buf,
         x: &Self::Buf,
         w: &Self::Buf,

@@ -155,12 +155,13 @@ impl Backend for Reference {
             stats[row * 2 + 1] = rstd;
         }
     }
-    /// With `h = (x - mean) rstd` and `g = dy w`: `dx += rstd (g - mean(g) - h mean(g h))`, `dw += dy h`, `db += dy`.
+    /// With `h = (x - mean) rstd` and `g = dy w`: `dx += rstd (g - mean(g) - h mean(g h))`, `dw += dy h`, `db += dy`, `sums += dx`.
     fn norm_backward(
         &self,
         dx: &mut Vec<f64>,
         mut dw: Option<&mut Vec<f64>>,
         mut db: Option<&mut Vec<f64>>,
+        mut sums: Option<&mut Vec<f64>>,
         dy: &Vec<f64>,
         x: &Vec<f64>,
         w: &Vec<f64>,
@@ -182,6 +183,9 @@ impl Backend for Reference {
                 }
                 if let Some(db) = db.as_deref_mut() {
                     db[i] += dy[i];
+                }
+                if let Some(sums) = sums.as_deref_mut() {
+                    sums[i] += dx[row * c + i];
                 }
             }
         }

@@ -398,6 +398,25 @@ mod tests {
         }
     }
 
+    /// Where little trains the walk takes other ways, and biases' gradients are taken along by norms above them.
+    #[test]
+    fn a_gradient_does_not_hang_on_what_else_trains() {
+        let gradients = |trains: &dyn Fn(&Spec) -> bool| {
+            let spec = Decoder::spec(&config(), None);
+            let host = init::initial(&spec, 1);
+            let mut learner = Learner::new(Reference, spec, &host, trains, 12, false).unwrap();
+            learner.step(&[batch(), batch()], 1, 1e-2, &Adam::default(), 3).unwrap();
+            learner.grads().leaves().into_iter().cloned().collect::<Vec<_>>()
+        };
+        let names: Vec<String> = Decoder::spec(&config(), None).leaves().iter().map(|s| s.name.clone()).collect();
+        let all = gradients(&|_| true);
+        for (name, whole) in names.iter().zip(&all) {
+            for (other, alone) in names.iter().zip(gradients(&|s| s.name == *name)) {
+                assert_eq!(alone.as_ref(), (name == other).then_some(whole.as_ref().unwrap()), "{name} alone: {other}");
+            }
+        }
+    }
+
     #[test]
     fn a_loaded_state_goes_on_as_if_unbroken() {
         let spec = || Decoder::spec(&config(), None);

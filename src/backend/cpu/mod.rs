@@ -179,6 +179,7 @@ impl Backend for Cpu {
         dx: &mut Vec<f32>,
         dw: Option<&mut Vec<f32>>,
         db: Option<&mut Vec<f32>>,
+        sums: Option<&mut Vec<f32>>,
         dy: &Vec<f32>,
         x: &Vec<f32>,
         w: &Vec<f32>,
@@ -186,8 +187,8 @@ impl Backend for Cpu {
         n: usize,
         c: usize,
     ) {
-        let (dw, db) = (dw.map(|d| &mut d[..c]), db.map(|d| &mut d[..c]));
-        norm::backward(self.isa, &mut dx[..n * c], dw, db, &dy[..n * c], &x[..n * c], &w[..c], &stats[..2 * n]);
+        let along = [dw, db, sums].map(|sums| sums.map(|sums| &mut sums[..c]));
+        norm::backward(self.isa, &mut dx[..n * c], along, &dy[..n * c], &x[..n * c], &w[..c], &stats[..2 * n]);
     }
 
     fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, w: &Vec<f32>, b: Option<&Vec<f32>>, n: usize, i: usize, o: usize) {

@@ -120,6 +120,8 @@ struct DeviceControl {
     clip: f32,
     correct1: f32,
     correct2: f32,
+    gain1: f32,
+    gain2: f32,
     dropout_key: u64,
     rounding_key: u64,
 }
@@ -129,7 +131,6 @@ struct DeviceControl {
 pub struct Cuda {
     driver: Rc<dyn Driver>,
     scratch: Rc<RefCell<Scratch>>,
-    optimizer: Rc<optimizer::Tables>,
     refused: Rc<products::Refused>,
     rounding: Rounding,
 }
@@ -146,7 +147,7 @@ impl Cuda {
     /// On a driver.
     #[must_use]
     pub fn new(driver: Rc<dyn Driver>) -> Self {
-        Self { driver, scratch: Rc::default(), optimizer: Rc::default(), refused: Rc::default(), rounding: Rounding::default() }
+        Self { driver, scratch: Rc::default(), refused: Rc::default(), rounding: Rounding::default() }
     }
 
     /// The same, making bf16 weights from their masters this way.
@@ -301,6 +302,8 @@ impl Backend for Cuda {
             clip: src.clip as f32,
             correct1: correct(src.beta1),
             correct2: correct(src.beta2),
+            gain1: (1.0 - src.beta1) as f32,
+            gain2: (1.0 - src.beta2) as f32,
             dropout_key: src.dropout_key,
             rounding_key: src.rounding_key,
         };
@@ -369,6 +372,7 @@ impl Backend for Cuda {
         dx: &mut Buf,
         dw: Option<&mut Acc>,
         db: Option<&mut Acc>,
+        sums: Option<&mut Acc>,
         dy: &Buf,
         x: &Buf,
         w: &Buf,
@@ -376,7 +380,7 @@ impl Backend for Cuda {
         n: usize,
         c: usize,
     ) {
-        self.norm_backward_kernels(dx, dw, db, dy, x, w, stats, n, c);
+        self.norm_backward_kernels(dx, [dw, db, sums], dy, x, w, stats, n, c);
     }
 
     fn linear(&self, y: &mut Buf, x: &Buf, w: &Buf, b: Option<&Buf>, n: usize, i: usize, o: usize) {
