@@ -8,7 +8,7 @@ use tinyllm::backend;
 use tinyllm::backend::cuda::{
     Cuda,
     driver::{DeviceInfo, Precision},
-    nvidia,
+    nvidia, sources,
 };
 use tinyllm::model::Config;
 use tinyllm::train::config::{self, Batch, RunConfig};
@@ -152,10 +152,10 @@ impl Found {
 
 /// Refuses a model that the GPU's kernels are not made for.
 fn suits(model: &Config) -> Result<()> {
-    let (d, f) = (model.head_dim(), model.ff());
+    let (c, f) = (model.n_embd, model.ff());
     ensure!(
-        d.is_multiple_of(16) && d <= 128 && f.is_multiple_of(8),
-        "its kernels take heads of 16, 32, ... 128 channels and an n_ff that is a multiple of 8, and this model has heads of {d} and an n_ff of {f}; --device cpu trains it"
+        c.is_multiple_of(8) && f.is_multiple_of(8),
+        "its kernels move 16 bytes at a time, so that n_embd and n_ff must be multiples of 8, and this model has {c} and {f}; --device cpu trains it"
     );
     Ok(())
 }
@@ -187,9 +187,11 @@ impl Gpu {
         self.free / 20 * 19
     }
 
-    /// Ready to train.
+    /// Ready to train, the kernels compiled.
     pub fn open(&self, config: &RunConfig) -> Result<Cuda> {
-        Ok(Cuda::new(nvidia::open(Precision::Bf16)?).with_rounding(config.rounding))
+        let units = sources::needed(self.info.arch, Precision::Bf16, config.model.head_dim());
+        let driver = nvidia::open(Precision::Bf16, &units).context("the GPU cannot be used; --device cpu trains without it")?;
+        Ok(Cuda::new(driver).with_rounding(config.rounding))
     }
 }
 
