@@ -67,7 +67,10 @@ impl Args {
         }
         let done: Vec<_> = jobs.par_iter().map(|(unit, target)| compile::compile(*unit, target, true)).collect();
         let (mut spilled, mut failed, mut bytes) = (vec![], vec![], 0);
-        println!("{:<24} {:<4} {:<8} {:<36} {:>9} {:>7} {:>7} {:>7}", "file", "type", "arch", "kernel", "registers", "spilled", "stack", "shared");
+        println!(
+            "{:<24} {:<4} {:<8} {:<36} {:>9} {:>7} {:>7} {:>7}",
+            "file", "type", "arch", "kernel", "registers", "spilled", "stack", "shared"
+        );
         for ((unit, target), compiled) in jobs.iter().zip(done) {
             let compiled = match compiled {
                 Ok(compiled) => compiled,
@@ -79,7 +82,11 @@ impl Args {
             let precision = format!("{:?}", target.precision).to_lowercase();
             for usage in compile::usages(&compiled.log) {
                 let compile::Usage { kernel, registers, spilled: bytes, stack, shared } = &usage;
-                println!("{:<24} {precision:<4} {:<8} {kernel:<36} {registers:>9} {bytes:>7} {stack:>7} {shared:>7}", unit.to_string(), target.arch);
+                println!(
+                    "{:<24} {precision:<4} {:<8} {kernel:<36} {registers:>9} {bytes:>7} {stack:>7} {shared:>7}",
+                    unit.to_string(),
+                    target.arch
+                );
                 if *bytes > 0 && HEAVY.iter().any(|heavy| unit.file.starts_with(heavy)) {
                     spilled.push(format!("{kernel} of {unit} ({precision}, {}): {bytes} bytes", target.arch));
                 }
@@ -89,6 +96,7 @@ impl Args {
                 compile::keep(out, *unit, target, &compiled.cubin)?;
             }
         }
+        failed.dedup();
         ensure!(failed.is_empty(), "{}", failed.join("\n"));
         println!("{} files compiled, {} kB of code", jobs.len(), bytes / 1000);
         ensure!(!self.strict || spilled.is_empty(), "heavy kernels spill registers:\n{}", spilled.join("\n"));

@@ -251,7 +251,9 @@ mod tests {
     fn code_suits_its_device() {
         let listed = [75, 80, 86, 87, 89, 90, 100, 103, 120];
         let best = |capability| best_arch(capability, &listed);
-        for (capability, arch) in [(80, "sm_80"), (86, "sm_86"), (88, "sm_87"), (89, "sm_89"), (90, "sm_90a"), (103, "sm_103a"), (121, "sm_120")] {
+        for (capability, arch) in
+            [(80, "sm_80"), (86, "sm_86"), (88, "sm_87"), (89, "sm_89"), (90, "sm_90a"), (103, "sm_103a"), (121, "sm_120")]
+        {
             assert_eq!(best(capability).unwrap(), arch);
             assert!(runnable_archs(capability).iter().any(|a| a == arch), "{arch}");
         }

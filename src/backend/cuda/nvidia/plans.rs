@@ -157,9 +157,8 @@ fn hex(algorithm: &cublasLtMatmulAlgo_t) -> String {
 fn config(algorithm: &cublasLtMatmulAlgo_t, which: Config) -> Option<u32> {
     let (mut value, mut written) = (0u32, 0);
     // SAFETY: all attributes asked for here are 32 bits wide.
-    let status = unsafe {
-        sys::cublasLtMatmulAlgoConfigGetAttribute(algorithm, which, (&raw mut value).cast(), size_of::<u32>(), &raw mut written)
-    };
+    let status =
+        unsafe { sys::cublasLtMatmulAlgoConfigGetAttribute(algorithm, which, (&raw mut value).cast(), size_of::<u32>(), &raw mut written) };
     (status == Status::CUBLAS_STATUS_SUCCESS).then_some(value)
 }
 
@@ -180,9 +179,8 @@ fn can(library: &Library, descriptors: &Descriptors, algorithm: &cublasLtMatmulA
     let [left, right, result] = descriptors.layouts;
     let mut told = nothing();
     // SAFETY: all are alive.
-    let status = unsafe {
-        sys::cublasLtMatmulAlgoCheck(library.handle, descriptors.desc, left, right, result, result, algorithm, &raw mut told)
-    };
+    let status =
+        unsafe { sys::cublasLtMatmulAlgoCheck(library.handle, descriptors.desc, left, right, result, result, algorithm, &raw mut told) };
     status == Status::CUBLAS_STATUS_SUCCESS && told.workspaceSize <= library.workspace.1
 }
 

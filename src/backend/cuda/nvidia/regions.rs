@@ -28,7 +28,10 @@ impl Drop for Graph {
 enum State {
     /// It ran once.
     Seen,
-    Recorded { graph: Graph, last: Option<Order> },
+    Recorded {
+        graph: Graph,
+        last: Option<Order>,
+    },
 }
 
 struct Region {
