@@ -58,6 +58,21 @@ fn a_block_gets_much_shared_memory() {
     });
 }
 
+/// As `tests/shim/hopper.h` reads a map: place, rows, columns, stride, rows and columns of a box.
+#[test]
+fn the_copy_engine_is_told_of_matrices() {
+    over("orders::the_copy_engine_is_told_of_matrices", &[], || {
+        let be = cuda(Precision::Bf16);
+        let x = be.alloc(100 * 192).unwrap();
+        let map = be.driver().tensor_map(x.ptr(), 100, 128, 192, 50, 64);
+        assert_eq!(map.0[..6], [x.ptr(), 100, 128, 192, 50, 64]);
+        be.sync().unwrap();
+        be.driver().tensor_map(x.ptr(), 100, 128, 190, 50, 64);
+        let error = be.sync().unwrap_err().to_string();
+        assert!(error.contains("takes no matrix (100, 128) of stride 190 in boxes of (50, 64)"), "{error}");
+    });
+}
+
 #[test]
 fn uploads_of_any_length_arrive() {
     over("orders::uploads_of_any_length_arrive", &[], || {
