@@ -146,10 +146,8 @@ impl Modules {
         };
         let (mut raw, name) = (std::ptr::null_mut(), CString::new(kernel.name).expect("a name without zero bytes"));
         // SAFETY: the module is loaded and the name ends with 0.
-        told(
-            unsafe { sys::cuModuleGetFunction(&raw mut raw, module, name.as_ptr()) },
-            &format!("kernels/{}.cu has no {}", kernel.file, kernel.name),
-        )?;
+        let code = unsafe { sys::cuModuleGetFunction(&raw mut raw, module, name.as_ptr()) };
+        told(code, &format!("kernels/{}.cu has no {}", kernel.file, kernel.name))?;
         Ok(Function { raw, shared: Cell::new(48 << 10) })
     }
 
