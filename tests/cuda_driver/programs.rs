@@ -120,6 +120,19 @@ fn a_run_changes_its_device() {
 
 #[test]
 #[ignore = "until the kernels are merged"]
+fn a_model_of_odd_sizes_trains_and_hears_that_it_is_slow() {
+    let Some(place) = place() else { return };
+    place.write("model.toml", "n_embd = 21\nn_head = 3\nn_layer = 1\nn_ctx = 64\nn_ff = 50\n");
+    let words = ok(&place, &pretrain(&["--device", "cuda", "--out", "run"]), &[]);
+    assert!(words.contains("these are 21, 50 and 7"), "{words}");
+    let losses = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let loss = |line: Option<&str>| serde_json::from_str::<serde_json::Value>(line.unwrap()).unwrap()["loss"].as_f64().unwrap();
+    let (first, last) = (loss(losses.lines().next()), loss(losses.lines().last()));
+    assert!(last < first, "{losses}");
+}
+
+#[test]
+#[ignore = "until the kernels are merged"]
 fn a_card_too_small_is_told() {
     let Some(place) = place() else { return };
     let out = run(&place, &pretrain(&["--device", "cuda", "--out", "run"]), &[("FAKE_CUDA_MEMORY", "40000000")]);

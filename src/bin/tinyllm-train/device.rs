@@ -1,7 +1,7 @@
 //! Which device to train on, and what fits on it.
 
 use crate::ranges;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tinyllm::backend;
 #[cfg(not(target_arch = "aarch64"))]
@@ -52,11 +52,11 @@ pub enum Found {
 }
 
 impl Device {
-    /// The device, if it is there and can train this model; `auto` tells of a GPU that it takes or cannot use.
+    /// The device, if it is there; `auto` tells of a GPU that it takes or cannot use.
     pub fn find(self, model: &Config) -> Result<Found> {
         let gpu = || {
             let found = gpu()?;
-            suits(model)?;
+            say_if_slow(model);
             Ok::<_, anyhow::Error>(found)
         };
         match self {
@@ -150,14 +150,15 @@ impl Found {
     }
 }
 
-/// Refuses a model that the GPU's kernels are not made for.
-fn suits(model: &Config) -> Result<()> {
+/// Kernels take every size, but move 16 bytes at a time where rows allow it.
+fn say_if_slow(model: &Config) {
     let (c, f) = (model.n_embd, model.ff());
-    ensure!(
-        c.is_multiple_of(8) && f.is_multiple_of(8),
-        "its kernels move 16 bytes at a time, so that n_embd and n_ff must be multiples of 8, and this model has {c} and {f}; --device cpu trains it"
-    );
-    Ok(())
+    if !(c.is_multiple_of(8) && f.is_multiple_of(8) && model.head_dim().is_multiple_of(16)) {
+        eprintln!(
+            "device: a GPU is far faster where n_embd and n_ff are multiples of 8 and heads have a multiple of 16 channels; these are {c}, {f} and {}",
+            model.head_dim()
+        );
+    }
 }
 
 fn gigabytes(bytes: usize) -> f64 {
