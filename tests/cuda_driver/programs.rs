@@ -77,7 +77,6 @@ fn an_unfit_gpu_is_told_and_auto_does_without_it() {
 }
 
 #[test]
-#[ignore = "until the kernels are merged"]
 fn a_run_on_a_gpu_is_picked_told_and_ends_in_the_same_bits_twice() {
     let Some(place) = place() else { return };
     let words = ok(&place, &pretrain(&["--out", "a"]), &[]);
@@ -91,7 +90,6 @@ fn a_run_on_a_gpu_is_picked_told_and_ends_in_the_same_bits_twice() {
 }
 
 #[test]
-#[ignore = "until the kernels are merged"]
 fn a_stopped_run_goes_on_with_its_bits_and_its_algorithms() {
     let Some(place) = place() else { return };
     ok(&place, &pretrain(&["--device", "cuda", "--out", "whole"]), &[]);
@@ -107,7 +105,6 @@ fn a_stopped_run_goes_on_with_its_bits_and_its_algorithms() {
 }
 
 #[test]
-#[ignore = "until the kernels are merged"]
 fn a_run_changes_its_device() {
     let Some(place) = place() else { return };
     let out = run(&place, &pretrain(&["--device", "cuda", "--out", "run"]), &[("FAKE_CUDA_FAIL", "adamw:5")]);
@@ -119,7 +116,6 @@ fn a_run_changes_its_device() {
 }
 
 #[test]
-#[ignore = "until the kernels are merged"]
 fn a_model_of_odd_sizes_trains_and_hears_that_it_is_slow() {
     let Some(place) = place() else { return };
     place.write("model.toml", "n_embd = 21\nn_head = 3\nn_layer = 1\nn_ctx = 64\nn_ff = 50\n");
@@ -132,7 +128,6 @@ fn a_model_of_odd_sizes_trains_and_hears_that_it_is_slow() {
 }
 
 #[test]
-#[ignore = "until the kernels are merged"]
 fn a_card_too_small_is_told() {
     let Some(place) = place() else { return };
     let out = run(&place, &pretrain(&["--device", "cuda", "--out", "run"]), &[("FAKE_CUDA_MEMORY", "40000000")]);

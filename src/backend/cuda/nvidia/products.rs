@@ -8,6 +8,7 @@ use super::plans::{Chosen, Plans};
 use super::queue::{Order, Queue, device_error};
 use crate::backend::BackendError;
 use crate::backend::cuda::driver::{Arg, Epilogue, Kernel, NULL, Precision, Product, Ptr, Shape, Unsupported};
+use crate::backend::cuda::products;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulDescAttributes_t as Desc, cudaDataType};
 use std::cell::RefCell;
@@ -260,10 +261,9 @@ impl Products {
         let Some(plan) = plan else {
             return match p.epilogue {
                 Epilogue::None => {
-                    match plain(p) {
-                        Some((kernel, shape, args)) => own(kernel, shape, &args),
-                        None => queue.fail(device_error(format!("cuBLASLt has no algorithm for {}", form.order()))),
-                    }
+                    // The library has no algorithm for it: sizes or places that are odd.
+                    let (kernel, shape, args) = products::plain(p);
+                    own(kernel, shape, &args);
                     Ok(())
                 }
                 _ => Err(Unsupported),
@@ -296,12 +296,4 @@ impl Drop for Products {
         // SAFETY: nothing is ordered any more; what was is waited for.
         unsafe { result::destroy_handle(self.library.handle) }.ok();
     }
-}
-
-/// A product that the library has no algorithm for, as a launch of our own kernel.
-///
-/// `kernels/products.cu` is to have `product_plain`, and [`crate::backend::cuda::products`] to say how it is launched: this is
-/// where that is called.
-const fn plain(_product: &Product) -> Option<(Kernel, Shape, Vec<Arg>)> {
-    None
 }
