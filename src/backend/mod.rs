@@ -104,17 +104,20 @@ pub struct Control {
 /// Stands in [`Targets::rows`] for a row that is not there: see [`Backend::bucket`].
 pub const NO_ROW: u32 = u32::MAX;
 
-/// The rows of a batch whose next token counts, gathered by the host.
-pub struct Targets<B: Backend + ?Sized> {
+/// The rows of a batch whose next token counts, gathered by the host; [`Targets`] on a device.
+pub struct TargetRows<I, A> {
     /// How many rows count; the three buffers are valid up to here.
     pub count: usize,
     /// Which rows, ascending; behind them [`NO_ROW`], with id and weight 0, where the device asked for a rounder count.
-    pub rows: B::Ids,
+    pub rows: I,
     /// The token that should come next, for each of `rows`.
-    pub ids: B::Ids,
+    pub ids: I,
     /// What a row's cross entropy counts, the division by the step's total included.
-    pub weights: B::Acc,
+    pub weights: A,
 }
+
+/// The rows that count, in a device's memory: of a device and of what wraps it they are the same.
+pub type Targets<B> = TargetRows<<B as Backend>::Ids, <B as Backend>::Acc>;
 
 /// One leaf of the optimizer's walk.
 pub struct AdamLeaf<'a, B: Backend + ?Sized> {
