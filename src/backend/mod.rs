@@ -4,15 +4,26 @@
 //! - [`cpu`]: `f32`, SIMD, rayon.
 //! - `cuda`: NVIDIA GPUs, bf16 and f32; not on aarch64.
 //!
+//! What a step takes is told by [`Timed`], around any of them; around [`Blank`], which computes nothing, it only counts.
+//!
 //! Letters and the `+=` rule are those of the crate's front page. `N` is the number of *active* rows, `B T` of
 //! the batch at hand; buffers are sized for the largest batch, and a kernel touches the first `N` rows alone.
 
 use serde::{Deserialize, Serialize};
 
+pub mod blank;
+pub mod ceilings;
 pub mod cpu;
 #[cfg(not(target_arch = "aarch64"))]
 pub mod cuda;
 pub mod reference;
+pub mod timed;
+pub mod work;
+
+pub use blank::Blank;
+pub use ceilings::Ceilings;
+pub use timed::{Call, Timed};
+pub use work::{Widths, Work};
 
 /// What a device can run into. Allocations and copies tell it at once; what befalls a kernel is told by [`Backend::sync`].
 #[derive(Debug, Clone, thiserror::Error)]
@@ -156,6 +167,8 @@ pub trait Backend {
     type Head;
     /// Numbers on their way to the host.
     type Late;
+    /// A moment in the device's order of work.
+    type Mark;
 
     /// Name for logs: "reference", "cpu".
     const NAME: &'static str;
@@ -223,6 +236,21 @@ pub trait Backend {
     /// Takes up what [`plans`](Self::plans) gave, before the first kernel; what is of another device is left aside.
     fn set_plans(&self, _plans: &serde_json::Value) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    // ---- measuring
+
+    /// Remembers the moment at which all that was asked for so far is done.
+    fn mark(&self) -> Result<Self::Mark, BackendError>;
+    /// Milliseconds between two moments; waits for the later one.
+    fn between(&self, from: &Self::Mark, to: &Self::Mark) -> Result<f64, BackendError>;
+    /// Bytes of the elements of its buffers.
+    fn widths(&self) -> Widths;
+    /// Elements of an accumulator, pad rows aside.
+    fn acc_len(&self, acc: &Self::Acc) -> usize;
+    /// The most bytes of memory it has held so far, where it keeps account of that.
+    fn peak_bytes(&self) -> Option<usize> {
+        None
     }
 
     // ---- kernels: elements
