@@ -12,13 +12,16 @@ pub struct Call {
     pub ms: f64,
 }
 
+/// A call, and the moments before and after it.
+type Marked<M> = (Work, Result<[M; 2], BackendError>);
+
 /// A backend that does what `B` does and remembers every call of a kernel.
 ///
 /// A region runs its work plainly, since a recording has no moments inside it. Marks cost the device a little, and where it is
 /// faster than the host can ask, the host's time counts with the kernel's: a step's own time is to be taken without it.
 pub struct Timed<B: Backend> {
     inner: B,
-    calls: RefCell<Vec<(Work, Result<[B::Mark; 2], BackendError>)>>,
+    calls: RefCell<Vec<Marked<B::Mark>>>,
 }
 
 impl<B: Backend> Timed<B> {
@@ -30,7 +33,7 @@ impl<B: Backend> Timed<B> {
 
     /// The calls since the last `take_calls`, in their order; waits for them.
     pub fn take_calls(&self) -> Result<Vec<Call>, BackendError> {
-        let told = |(work, marks): (Work, Result<[B::Mark; 2], BackendError>)| {
+        let told = |(work, marks): Marked<B::Mark>| {
             let [from, to] = marks?;
             Ok(Call { work, ms: self.inner.between(&from, &to)? })
         };
