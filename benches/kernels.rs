@@ -130,7 +130,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
             let mut rng = Rng::new(4);
             (0..n).map(|_| rng.below(below) as u32).collect::<Vec<_>>()
         };
-        let targets = Targets { count: n, rows: (0..n as u32).collect(), ids: ids(v as u64), weights: vec![1.0 / n as f32; n] };
+        let targets = Targets::<Cpu> { count: n, rows: (0..n as u32).collect(), ids: ids(v as u64), weights: vec![1.0 / n as f32; n] };
         let mut head = cpu.alloc_head(n, c, v).expect("room for the head");
         let (mut loss, mut dx, mut dwte) = (vec![0.0], vec![0.0; n * c], vec![0.0; v * c]);
         all.push(Case {

@@ -354,8 +354,8 @@ fn classifier() {
         let count = rows.len();
         let ids = ids(3, count, v);
         let weights = Twin::of(count, || 0.25 / count as f32);
-        let on_cpu = Targets { count, rows: rows.clone(), ids: ids.clone(), weights: weights.cpu };
-        let on_reference = Targets { count, rows: rows.clone(), ids, weights: weights.reference };
+        let on_cpu = Targets::<Cpu> { count, rows: rows.clone(), ids: ids.clone(), weights: weights.cpu };
+        let on_reference = Targets::<Reference> { count, rows: rows.clone(), ids, weights: weights.reference };
         let mut head = cpu.alloc_head(n, c, v).unwrap();
         let mut reference_head = Reference.alloc_head(n, c, v).unwrap();
         for gradients in [false, true] {
@@ -442,7 +442,7 @@ fn bits(cpu: Cpu) -> Vec<(&'static str, Vec<f32>)> {
     cpu.attention_backward(&mut dqkv, &mut delta, &x, &y, &dy, &lse, &starts, s);
     out.extend([("attention", y), ("lse", lse), ("dqkv", dqkv)]);
     let count = 200;
-    let targets = Targets { count, rows: (0..200).collect(), ids: ids(4, count, v), weights: vec![0.005; count] };
+    let targets = Targets::<Cpu> { count, rows: (0..200).collect(), ids: ids(4, count, v), weights: vec![0.005; count] };
     let mut head = cpu.alloc_head(n, c, v).unwrap();
     let (mut loss, mut dx, mut dwte) = (vec![0.0], vec![0.0; n * c], vec![0.0; v * c]);
     cpu.classify_loss(&mut loss, Some(&mut dx), Some(&mut dwte), &mut head, &x, &w, &targets, n, c, v);

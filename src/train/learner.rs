@@ -112,7 +112,7 @@ impl<B: Backend> Learner<B> {
             (B::MASTERS && !trains(s)).then(|| values.clone())
         });
         let acts = Activations::new(&be, &weights, rows, recompute)?;
-        let targets = Targets { count: 0, rows: be.alloc_ids(rows)?, ids: be.alloc_ids(rows)?, weights: be.alloc_acc(rows)? };
+        let targets = Targets::<B> { count: 0, rows: be.alloc_ids(rows)?, ids: be.alloc_ids(rows)?, weights: be.alloc_acc(rows)? };
         let batch =
             DeviceBatch { b: 0, t: 0, tokens: be.alloc_ids(rows)?, positions: be.alloc_ids(rows)?, starts: be.alloc_ids(rows)?, targets };
         static LEARNERS: AtomicU64 = AtomicU64::new(0);

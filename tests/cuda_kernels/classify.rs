@@ -4,7 +4,7 @@ use super::common::{AccTwin, Bars, Twin, compare, each, ids, normal};
 use tinyllm::backend::cuda::driver::Precision;
 use tinyllm::backend::cuda::{Cuda, Head};
 use tinyllm::backend::reference::Reference;
-use tinyllm::backend::{Backend, NO_ROW, Targets};
+use tinyllm::backend::{Backend, NO_ROW, TargetRows, Targets};
 use tinyllm::rng::Rng;
 
 /// What a chain of two products and the kernel between them may miss.
@@ -32,9 +32,9 @@ fn targets(be: &Cuda, rows: &[u32], filled: usize, v: usize, weight: f32, seed: 
     let mut aims: Vec<u32> = rows.iter().map(|_| rng.below(v as u64) as u32).collect();
     aims.iter_mut().zip([v as u32 - 1, 0]).for_each(|(aim, end)| *aim = end);
     let weights: Vec<f64> = (0..rows.len()).map(|i| f64::from(weight * (1 + i % 3) as f32)).collect();
-    let truth = Targets { count: rows.len(), rows: rows.to_vec(), ids: aims.clone(), weights: weights.clone() };
+    let truth = TargetRows { count: rows.len(), rows: rows.to_vec(), ids: aims.clone(), weights: weights.clone() };
     let fill = |values: &[u32], with: u32| [values, &vec![with; filled - rows.len()]].concat();
-    let mut device = Targets {
+    let mut device = TargetRows {
         count: filled,
         rows: ids(be, &fill(rows, NO_ROW)).0,
         ids: ids(be, &fill(&aims, 0)).0,

@@ -6,11 +6,12 @@
 mod classify;
 mod embed;
 
-use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets};
+use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets, Widths};
 use crate::rng;
 use crate::simd::elements::{Axpy, Copied, Gelu, GeluBackward};
 use crate::simd::gemm::{Finish, Mat, Start, gemm};
 use crate::simd::{Isa, IsaError, adamw, attention, dropout, elements, norm};
+use std::time::Instant;
 
 pub use classify::Head;
 
@@ -70,6 +71,7 @@ impl Backend for Cpu {
     type Ctl = Control;
     type Head = Head;
     type Late = Vec<f64>;
+    type Mark = Instant;
 
     const NAME: &'static str = "cpu";
 
@@ -126,6 +128,18 @@ impl Backend for Cpu {
     }
     fn sync(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+    fn mark(&self) -> Result<Instant, BackendError> {
+        Ok(Instant::now())
+    }
+    fn between(&self, from: &Instant, to: &Instant) -> Result<f64, BackendError> {
+        Ok((*to - *from).as_secs_f64() * 1e3)
+    }
+    fn widths(&self) -> Widths {
+        Widths { buf: 4, acc: 4 }
+    }
+    fn acc_len(&self, acc: &Vec<f32>) -> usize {
+        acc.len()
     }
 
     fn zero_acc(&self, dst: &mut Vec<f32>) {

@@ -20,7 +20,7 @@ pub mod sources;
 
 pub use classify::Head;
 
-use super::{AdamLeaf, Backend, BackendError, Control, Heads, Rounding, Targets};
+use super::{AdamLeaf, Backend, BackendError, Control, Heads, Rounding, Targets, Widths};
 use bytemuck::{Pod, Zeroable};
 use driver::{Arg, DeviceInfo, Driver, Kernel, NULL, Precision, Ptr, Shape};
 use half::bf16;
@@ -232,6 +232,7 @@ impl Backend for Cuda {
     type Ctl = Ctl;
     type Head = Head;
     type Late = Vec<driver::Ticket>;
+    type Mark = driver::Mark;
 
     const NAME: &'static str = "cuda";
     const MASTERS: bool = true;
@@ -333,6 +334,22 @@ impl Backend for Cuda {
     }
     fn region(&self, key: u64, work: &mut dyn FnMut()) {
         self.driver.region(key, work);
+    }
+
+    fn mark(&self) -> Result<driver::Mark, BackendError> {
+        self.driver.mark()
+    }
+    fn between(&self, from: &driver::Mark, to: &driver::Mark) -> Result<f64, BackendError> {
+        self.driver.between(from, to)
+    }
+    fn widths(&self) -> Widths {
+        Widths { buf: self.precision().bytes(), acc: 4 }
+    }
+    fn acc_len(&self, acc: &Acc) -> usize {
+        acc.len
+    }
+    fn peak_bytes(&self) -> Option<usize> {
+        Some(self.driver.allocated().1)
     }
 
     fn zero_acc(&self, dst: &mut Acc) {

@@ -122,8 +122,13 @@ impl Found {
         }
     }
 
-    /// Refuses a micro-batch that the device has no memory for.
+    /// Refuses a run that the device has no memory for.
     pub fn check_memory(&self, config: &RunConfig) -> Result<()> {
+        self.check_batch(&config.model, config.trained(), &config.batch)
+    }
+
+    /// Refuses a micro-batch that the device has no memory for, of a model of which `trained` parameters train.
+    pub fn check_batch(&self, model: &Config, trained: usize, batch: &Batch) -> Result<()> {
         let (asked, free) = match self {
             Self::Cpu => {
                 // Without memory the system would end the program without a word.
@@ -131,16 +136,16 @@ impl Found {
                 let available =
                     meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
                 let Some(available) = available else { return Ok(()) };
-                (config::activation_bytes(&config.model, &config.batch), available << 10)
+                (config::activation_bytes(model, batch), available << 10)
             }
             #[cfg(not(target_arch = "aarch64"))]
-            Self::Cuda(gpu) => (config::cuda_bytes(&config.model, config.trained(), &config.batch), gpu.free),
+            Self::Cuda(gpu) => (config::cuda_bytes(model, trained, batch), gpu.free),
         };
         ranges::ensure(asked <= free, || {
             format!(
                 "--micro-batch {} x {} tokens: it takes about {:.1} GB and {} has {:.1} GB free; take a smaller one (and more accumulation), or --recompute",
-                config.batch.micro_batch,
-                config.batch.ctx,
+                batch.micro_batch,
+                batch.ctx,
                 gigabytes(asked),
                 self.told(),
                 gigabytes(free)
@@ -188,11 +193,11 @@ impl Gpu {
         self.free / 20 * 19
     }
 
-    /// Ready to train, the kernels compiled.
-    pub fn open(&self, config: &RunConfig) -> Result<Cuda> {
-        let units = sources::needed(self.info.arch, Precision::Bf16, config.model.head_dim());
+    /// Ready to train such a model, the kernels compiled.
+    pub fn open(&self, model: &Config, rounding: backend::Rounding) -> Result<Cuda> {
+        let units = sources::needed(self.info.arch, Precision::Bf16, model.head_dim());
         let driver = nvidia::open(Precision::Bf16, &units).context("the GPU cannot be used; --device cpu trains without it")?;
-        Ok(Cuda::new(driver).with_rounding(config.rounding))
+        Ok(Cuda::new(driver).with_rounding(rounding))
     }
 }
 
