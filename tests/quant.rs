@@ -1,6 +1,9 @@
 //! Block formats: the bytes are ggml's, errors keep to their bounds, and any bytes decode.
 
-use tinyllm::quant::GgmlType;
+use tinyllm::data::Tokenizer;
+use tinyllm::model::io::gguf::{self, Card};
+use tinyllm::model::{Config, Decoder, init};
+use tinyllm::quant::{FileType, GgmlType};
 use tinyllm::simd::Isa;
 
 /// For `scripts/check_quant.py`: encodes and decodes what lies in the folder that TINYLLM_QUANT names.
@@ -35,5 +38,34 @@ fn serve_the_script() {
         let mut decoded = vec![0.0; n];
         ty.dequantize_row(&mut decoded, &noise);
         std::fs::write(folder.join(format!("{}.decoded", ty.name())), decoded.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    }
+}
+
+/// Models with random weights for `scripts/check_filetypes.py`, into the folder that TINYLLM_MODELS names: small ones with the
+/// depths and the divisibility of the five sizes (30m, 51m, 82m, 102m, 124m) and one whose rows are no multiple of 32; with
+/// TINYLLM_PRESETS=30m,124m those sizes themselves, with GPT-2's vocabulary.
+#[test]
+#[ignore = "writes files for a script"]
+fn models_for_llama_cpp() {
+    let folder = std::path::PathBuf::from(std::env::var("TINYLLM_MODELS").expect("TINYLLM_MODELS names a folder"));
+    let write = |name: &str, config: Config, tokenizer: &Tokenizer| {
+        let config = Config { n_vocab: Some(tokenizer.n_vocab()), ..config };
+        let card = Card {
+            name: name.into(),
+            tokens: tokenizer.gguf_tokens(),
+            merges: tokenizer.gguf_merges(),
+            end_token: tokenizer.end_token(),
+            ..Card::default()
+        };
+        let weights = init::initial(&Decoder::spec(&config, None), 4);
+        gguf::write(&folder.join(format!("{name}.gguf")), &config, &weights, &card, FileType::F16).unwrap();
+    };
+    if let Ok(presets) = std::env::var("TINYLLM_PRESETS") {
+        presets.split(',').for_each(|name| write(name, Config::named(name).expect("a preset"), &Tokenizer::gpt2()));
+        return;
+    }
+    let small = Tokenizer::gpt2().subset(0..1000);
+    for (name, n_layer, n_embd) in [("like-30m", 6, 64), ("like-51m", 8, 256), ("like-82m", 10, 64), ("like-102m", 11, 64), ("like-124m", 12, 256), ("deep", 16, 64), ("odd", 12, 48)] {
+        write(name, Config { n_embd, n_head: n_embd / 16, n_layer, n_ff: None, n_ctx: 64, n_vocab: None }, &small);
     }
 }

@@ -83,23 +83,24 @@ pub fn encode<S: Simd, B: Block<LEN>, const G: usize, const N: usize>(
         let w = &w[at..][..blocks.len()];
         let side = side_by_side::<N>(w.as_flattened());
         let reference = fit::affine(s, &side, &weigh(s, &side, kind.spread), &kind.grid);
-        let important = importance.map(|all| {
-            let mut weights = [[0.0; LEN]; 2];
+        // No closures around searches: they would not be compiled in the instruction set's own instructions.
+        let mut weights = [[1.0; LEN]; 2];
+        let mut important = None;
+        if let Some(all) = importance {
             for (to, from) in weights.iter_mut().zip(&all[at..][..blocks.len()]) {
                 *to = usable(from);
             }
             let grid = Grid { from: -0.9, step: 0.05, last: 36, absolute: false, ..kind.grid };
-            let fit = fit::affine(s, &side, &side_by_side::<N>(weights.as_flattened()), &grid);
-            (weights, fit)
-        });
+            important = Some(fit::affine(s, &side, &side_by_side::<N>(weights.as_flattened()), &grid));
+        }
         for (b, (block, w)) in blocks.iter_mut().zip(w).enumerate() {
             let mut best = assemble::<G, N>(kind, w, &reference, b * G);
-            if let Some((importance, fit)) = &important {
-                best = improve(kind, w, &importance[b], best);
-                let other = improve(kind, w, &importance[b], assemble::<G, N>(kind, w, fit, b * G));
-                if loss(w, &other.decode(), &importance[b]) < loss(w, &best.decode(), &importance[b]) {
-                    best = other;
+            if let Some(fit) = &important {
+                let fitted = assemble::<G, N>(kind, w, fit, b * G);
+                if loss(w, &fitted.decode(), &weights[b]) < loss(w, &best.decode(), &weights[b]) {
+                    best = fitted;
                 }
+                best = improve(kind, w, &weights[b], best);
             }
             *block = pack(&best);
         }
@@ -148,6 +149,7 @@ fn assemble<const G: usize, const N: usize>(kind: &Kind, w: &[f32; LEN], fit: &A
 }
 
 /// Solves for `d` and `dmin` under the block's integers, rounds again, as long as the loss shrinks.
+#[inline(always)]
 fn improve<const G: usize>(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN], mut best: Loose<G>) -> Loose<G> {
     let mut least = loss(w, &best.decode(), importance);
     for _ in 0..4 {
@@ -184,6 +186,7 @@ fn improve<const G: usize>(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN],
 }
 
 /// Chooses each group's scale and minimum anew, one up or down, under `d` and `dmin`.
+#[inline(always)]
 fn regroup<const G: usize>(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN], block: &mut Loose<G>) {
     let (d, dmin, top) = (half(block.d), half(block.dmin), kind.grid.top as i32);
     for g in 0..G {
@@ -191,13 +194,15 @@ fn regroup<const G: usize>(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN],
         let error = |scale: u8, min: u8| {
             let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            let mut sum = 0.0f32;
-            for (x, v) in w[range.clone()].iter().zip(&importance[range.clone()]) {
-                let level = nearest((x + min) * inverse).clamp(0, top);
-                let e = x - (scale * level as f32 - min);
-                sum += v * (e * e);
+            let mut sums = [0.0f32; 8];
+            for (x, v) in w[range.clone()].as_chunks::<8>().0.iter().zip(importance[range.clone()].as_chunks::<8>().0) {
+                for i in 0..8 {
+                    let level = nearest((x[i] + min) * inverse).clamp(0, top);
+                    let e = x[i] - (scale * level as f32 - min);
+                    sums[i] += v[i] * (e * e);
+                }
             }
-            sum
+            sums.iter().sum::<f32>()
         };
         let (scale, min) = (block.scales[g], block.mins[g]);
         let mut least = error(scale, min);

@@ -17,6 +17,7 @@ mod affine_k;
 mod block;
 mod filetype;
 mod fit;
+mod importance;
 mod q2_k;
 mod q3_k;
 mod q45;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use block::Block;
 pub use filetype::{Choice, FileType};
+pub use importance::Importance;
 pub use q2_k::BlockQ2K;
 pub use q3_k::{BlockQ3K, unpack_scales as unpack_q3_k_scales};
 pub use q6_k::BlockQ6K;

@@ -134,92 +134,118 @@ fn reference_affine(w: &[f32; LEN], top: f32) -> Loose {
     Loose { d: to_half(d).0, m: to_half(low).0, levels }
 }
 
-/// Blocks without a minimum whose weighted error is small: sixteen fits at once, solved for again as stored.
-fn important_symmetric<S: Simd>(s: S, w: &[[f32; LEN]], importance: &[[f32; LEN]], half_level: f32) -> [Loose; GROUPS] {
-    let mut weights = [[1.0; LEN]; GROUPS];
-    weights.iter_mut().zip(importance).for_each(|(to, from)| *to = usable(from));
-    let fit = fit::symmetric(s, &side_by_side::<LEN>(w.as_flattened()), &side_by_side::<LEN>(weights.as_flattened()), half_level, 9);
+/// The block without a minimum that errs least, out of the reference and what follows from a fitted scale.
+fn improve_symmetric(w: &[f32; LEN], importance: &[f32; LEN], half_level: f32, mut scale: f32) -> Loose {
     let h = half_level as i32;
-    std::array::from_fn(|b| {
-        let (Some(w), v) = (w.get(b), &weights[b]) else { return Loose { d: [0; 2], m: [0; 2], levels: [0; LEN] } };
-        let mut best = reference_symmetric(w, half_level);
-        let mut least = loss(w, &best.symmetric(h), v);
-        let mut scale = fit.scale[b];
-        for _ in 0..3 {
-            let (d, stored) = to_half(scale);
-            let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
-            let next = Loose { d, m: [0; 2], levels: w.map(|x| (nearest(x * inverse).clamp(-h, h - 1) + h) as u8) };
-            let error = loss(w, &next.symmetric(h), v);
-            if error < least {
-                (best, least) = (next, error);
-            }
-            let (mut xl, mut l2) = (0.0, 0.0);
-            for i in 0..LEN {
-                let l = f32::from(next.levels[i]) - half_level;
-                xl += v[i] * w[i] * l;
-                l2 += v[i] * l * l;
-            }
-            scale = if l2 > 0.0 { xl / l2 } else { 0.0 };
+    let mut best = reference_symmetric(w, half_level);
+    let mut least = loss(w, &best.symmetric(h), importance);
+    for _ in 0..3 {
+        let (d, stored) = to_half(scale);
+        let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
+        let next = Loose { d, m: [0; 2], levels: w.map(|x| (nearest(x * inverse).clamp(-h, h - 1) + h) as u8) };
+        let error = loss(w, &next.symmetric(h), importance);
+        if error < least {
+            (best, least) = (next, error);
         }
-        best
-    })
+        let (mut xl, mut l2) = (0.0, 0.0);
+        for i in 0..LEN {
+            let l = f32::from(next.levels[i]) - half_level;
+            xl += importance[i] * w[i] * l;
+            l2 += importance[i] * l * l;
+        }
+        scale = if l2 > 0.0 { xl / l2 } else { 0.0 };
+    }
+    best
 }
 
-/// Blocks with a minimum whose weighted error is small.
-fn important_affine<S: Simd>(s: S, w: &[[f32; LEN]], importance: &[[f32; LEN]], top: f32) -> [Loose; GROUPS] {
-    let mut weights = [[1.0; LEN]; GROUPS];
-    weights.iter_mut().zip(importance).for_each(|(to, from)| *to = usable(from));
-    let grid = Grid { top, from: -0.9, step: 0.05, last: 36, absolute: false };
-    let fit = fit::affine(s, &side_by_side::<LEN>(w.as_flattened()), &side_by_side::<LEN>(weights.as_flattened()), &grid);
-    std::array::from_fn(|b| {
-        let (Some(w), v) = (w.get(b), &weights[b]) else { return Loose { d: [0; 2], m: [0; 2], levels: [0; LEN] } };
-        let mut best = reference_affine(w, top);
-        let mut least = loss(w, &best.affine(), v);
-        let (mut scale, mut min) = (fit.scale[b], fit.min[b]);
-        for _ in 0..3 {
-            let ((d, stored), (m, low)) = (to_half(scale), to_half(min));
-            let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
-            let next = Loose { d, m, levels: w.map(|x| nearest((x - low) * inverse).clamp(0, top as i32) as u8) };
-            let error = loss(w, &next.affine(), v);
-            if error < least {
-                (best, least) = (next, error);
-            }
-            // Least squares under these levels. Unlike a K-quant's, the minimum may have either sign.
-            let (mut n, mut l1, mut l2, mut x1, mut xl) = (0.0f32, 0.0f32, 0.0f32, 0.0f32, 0.0f32);
-            for i in 0..LEN {
-                let l = f32::from(next.levels[i]);
-                n += v[i];
-                l1 += v[i] * l;
-                l2 += v[i] * l * l;
-                x1 += v[i] * w[i];
-                xl += v[i] * w[i] * l;
-            }
-            let det = n * l2 - l1 * l1;
-            if det <= 0.0 {
-                break;
-            }
-            (scale, min) = ((n * xl - x1 * l1) / det, (l2 * x1 - l1 * xl) / det);
+/// The block with a minimum that errs least, out of the reference and what follows from a fitted scale and minimum.
+fn improve_affine(w: &[f32; LEN], importance: &[f32; LEN], top: f32, mut scale: f32, mut min: f32) -> Loose {
+    let mut best = reference_affine(w, top);
+    let mut least = loss(w, &best.affine(), importance);
+    for _ in 0..3 {
+        let ((d, stored), (m, low)) = (to_half(scale), to_half(min));
+        let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
+        let next = Loose { d, m, levels: w.map(|x| nearest((x - low) * inverse).clamp(0, top as i32) as u8) };
+        let error = loss(w, &next.affine(), importance);
+        if error < least {
+            (best, least) = (next, error);
         }
-        best
-    })
+        // Least squares under these levels. Unlike a K-quant's, the minimum may have either sign.
+        let (mut n, mut l1, mut l2, mut x1, mut xl) = (0.0f32, 0.0f32, 0.0f32, 0.0f32, 0.0f32);
+        for i in 0..LEN {
+            let (l, v) = (f32::from(next.levels[i]), importance[i]);
+            n += v;
+            l1 += v * l;
+            l2 += v * l * l;
+            x1 += v * w[i];
+            xl += v * w[i] * l;
+        }
+        let det = n * l2 - l1 * l1;
+        if det <= 0.0 {
+            break;
+        }
+        (scale, min) = ((n * xl - x1 * l1) / det, (l2 * x1 - l1 * xl) / det);
+    }
+    best
 }
 
-/// Encodes blocks one by one, or sixteen at a time where importance is given.
+/// Importance of up to sixteen blocks, fit to divide by.
 #[inline(always)]
-fn encode<B>(
+fn weights(importance: &[[f32; LEN]]) -> [[f32; LEN]; GROUPS] {
+    let mut weights = [[1.0; LEN]; GROUPS];
+    for (to, from) in weights.iter_mut().zip(importance) {
+        *to = usable(from);
+    }
+    weights
+}
+
+/// [`Block::encode`] without a minimum: blocks one by one, or fitted sixteen at a time where importance is given.
+#[inline(always)]
+fn encode_symmetric<S: Simd, B>(
+    s: S,
     blocks: &mut [B],
     w: &[[f32; LEN]],
     importance: Option<&[[f32; LEN]]>,
-    reference: impl Fn(&[f32; LEN]) -> Loose,
-    important: impl Fn(&[[f32; LEN]], &[[f32; LEN]]) -> [Loose; GROUPS],
+    half: f32,
     pack: impl Fn(&Loose) -> B,
 ) {
-    match importance {
-        None => blocks.iter_mut().zip(w).for_each(|(block, w)| *block = pack(&reference(w))),
-        Some(importance) => {
-            for ((blocks, w), importance) in blocks.chunks_mut(GROUPS).zip(w.chunks(GROUPS)).zip(importance.chunks(GROUPS)) {
-                blocks.iter_mut().zip(&important(w, importance)).for_each(|(block, loose)| *block = pack(loose));
-            }
+    let Some(importance) = importance else {
+        for (block, w) in blocks.iter_mut().zip(w) {
+            *block = pack(&reference_symmetric(w, half));
+        }
+        return;
+    };
+    for ((blocks, w), importance) in blocks.chunks_mut(GROUPS).zip(w.chunks(GROUPS)).zip(importance.chunks(GROUPS)) {
+        let weights = weights(importance);
+        let fit = fit::symmetric(s, &side_by_side::<LEN>(w.as_flattened()), &side_by_side::<LEN>(weights.as_flattened()), half, 9);
+        for (b, (block, w)) in blocks.iter_mut().zip(w).enumerate() {
+            *block = pack(&improve_symmetric(w, &weights[b], half, fit.scale[b]));
+        }
+    }
+}
+
+/// [`Block::encode`] with a minimum.
+#[inline(always)]
+fn encode_affine<S: Simd, B>(
+    s: S,
+    blocks: &mut [B],
+    w: &[[f32; LEN]],
+    importance: Option<&[[f32; LEN]]>,
+    top: f32,
+    pack: impl Fn(&Loose) -> B,
+) {
+    let Some(importance) = importance else {
+        for (block, w) in blocks.iter_mut().zip(w) {
+            *block = pack(&reference_affine(w, top));
+        }
+        return;
+    };
+    let grid = Grid { top, from: -0.9, step: 0.05, last: 36, absolute: false };
+    for ((blocks, w), importance) in blocks.chunks_mut(GROUPS).zip(w.chunks(GROUPS)).zip(importance.chunks(GROUPS)) {
+        let weights = weights(importance);
+        let fit = fit::affine(s, &side_by_side::<LEN>(w.as_flattened()), &side_by_side::<LEN>(weights.as_flattened()), &grid);
+        for (b, (block, w)) in blocks.iter_mut().zip(w).enumerate() {
+            *block = pack(&improve_affine(w, &weights[b], top, fit.scale[b], fit.min[b]));
         }
     }
 }
@@ -227,8 +253,7 @@ fn encode<B>(
 impl Block<LEN> for BlockQ4_0 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, blocks: &mut [Self], w: &[[f32; LEN]], importance: Option<&[[f32; LEN]]>) {
-        let important = |w: &[_], v: &[_]| important_symmetric(s, w, v, 8.0);
-        encode(blocks, w, importance, |w| reference_symmetric(w, 8.0), important, |b| Self { d: b.d, qs: b.low_bits() });
+        encode_symmetric(s, blocks, w, importance, 8.0, |b| Self { d: b.d, qs: b.low_bits() });
     }
     #[inline(always)]
     fn dequantize(&self) -> [f32; LEN] {
@@ -239,8 +264,7 @@ impl Block<LEN> for BlockQ4_0 {
 impl Block<LEN> for BlockQ4_1 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, blocks: &mut [Self], w: &[[f32; LEN]], importance: Option<&[[f32; LEN]]>) {
-        let important = |w: &[_], v: &[_]| important_affine(s, w, v, 15.0);
-        encode(blocks, w, importance, |w| reference_affine(w, 15.0), important, |b| Self { d: b.d, m: b.m, qs: b.low_bits() });
+        encode_affine(s, blocks, w, importance, 15.0, |b| Self { d: b.d, m: b.m, qs: b.low_bits() });
     }
     #[inline(always)]
     fn dequantize(&self) -> [f32; LEN] {
@@ -251,9 +275,7 @@ impl Block<LEN> for BlockQ4_1 {
 impl Block<LEN> for BlockQ5_0 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, blocks: &mut [Self], w: &[[f32; LEN]], importance: Option<&[[f32; LEN]]>) {
-        let important = |w: &[_], v: &[_]| important_symmetric(s, w, v, 16.0);
-        let pack = |b: &Loose| Self { d: b.d, qh: b.high_bits(), qs: b.low_bits() };
-        encode(blocks, w, importance, |w| reference_symmetric(w, 16.0), important, pack);
+        encode_symmetric(s, blocks, w, importance, 16.0, |b| Self { d: b.d, qh: b.high_bits(), qs: b.low_bits() });
     }
     #[inline(always)]
     fn dequantize(&self) -> [f32; LEN] {
@@ -264,9 +286,7 @@ impl Block<LEN> for BlockQ5_0 {
 impl Block<LEN> for BlockQ5_1 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, blocks: &mut [Self], w: &[[f32; LEN]], importance: Option<&[[f32; LEN]]>) {
-        let important = |w: &[_], v: &[_]| important_affine(s, w, v, 31.0);
-        let pack = |b: &Loose| Self { d: b.d, m: b.m, qh: b.high_bits(), qs: b.low_bits() };
-        encode(blocks, w, importance, |w| reference_affine(w, 31.0), important, pack);
+        encode_affine(s, blocks, w, importance, 31.0, |b| Self { d: b.d, m: b.m, qh: b.high_bits(), qs: b.low_bits() });
     }
     #[inline(always)]
     fn dequantize(&self) -> [f32; LEN] {

@@ -8,7 +8,7 @@
 //! The reference: `d = max |w| / 127` in `f32`, `q = round(w (1 / d))` with halves away from zero, and only then is `d`
 //! rounded to `F16`. Importance changes nothing: 8 bits leave next to nothing to choose.
 
-use super::block::{Block, half, to_half, truncated};
+use super::block::{Block, half, to_half};
 use crate::simd::Simd;
 use bytemuck::{Pod, Zeroable};
 
@@ -31,10 +31,17 @@ impl BlockQ8_0 {
     #[inline(always)]
     #[must_use]
     pub fn quantize(w: &[f32; LEN]) -> Self {
-        let largest = w.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        let largest = w.iter().fold(0.0f32, |a, x| if x.abs() > a { x.abs() } else { a });
         let d = largest / 127.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        Self { d: to_half(d).0, qs: w.map(|x| truncated((x * inverse).round()) as i8) }
+        // A scale too small to divide by leaves zeros, as none does.
+        let inverse = if d > 0.0 && (1.0 / d).is_finite() { 1.0 / d } else { 0.0 };
+        let qs = w.map(|x| {
+            // Halves away from zero, in steps that all vectors have.
+            let whole = (x * inverse) as i32;
+            let rest = x * inverse - whole as f32;
+            (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8
+        });
+        Self { d: to_half(d).0, qs }
     }
 
     /// The scale.

@@ -88,15 +88,14 @@ pub fn encode<S: Simd, B: Block<LEN>>(
         *block = match (reference, importance) {
             (Some(reference), Some(importance)) => {
                 let importance = usable(&importance[b]);
-                let mut best = improve(kind, w, &importance, reference);
+                let mut best = reference;
                 let fit = fit::symmetric(s, &side, &side_by_side::<GROUP>(&importance), kind.half as f32, 9);
-                if let Some(other) = assemble(kind, w, &fit.scale, std::array::from_fn(|i| fit.level(i / GROUP, w[i]))) {
-                    let other = improve(kind, w, &importance, other);
-                    if loss(w, &other.decode(kind), &importance) < loss(w, &best.decode(kind), &importance) {
-                        best = other;
-                    }
+                if let Some(fitted) = assemble(kind, w, &fit.scale, std::array::from_fn(|i| fit.level(i / GROUP, w[i])))
+                    && loss(w, &fitted.decode(kind), &importance) < loss(w, &best.decode(kind), &importance)
+                {
+                    best = fitted;
                 }
-                pack(Some(&best))
+                pack(Some(&improve(kind, w, &importance, best)))
             }
             (reference, _) => pack(reference.as_ref()),
         };
@@ -121,6 +120,7 @@ fn assemble(kind: &Kind, w: &[f32; LEN], scales: &[f32; GROUPS], levels: [u8; LE
 }
 
 /// Solves for `d` under the block's integers, tries neighbouring scales, rounds again, as long as the loss shrinks.
+#[inline(always)]
 fn improve(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN], mut best: Loose) -> Loose {
     let mut least = loss(w, &best.decode(kind), importance);
     for _ in 0..4 {
@@ -146,6 +146,7 @@ fn improve(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN], mut best: Loose
 }
 
 /// Chooses each group's scale anew, one up or down, under `d`.
+#[inline(always)]
 fn regroup(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN], block: &mut Loose) {
     let d = half(block.d);
     for g in 0..GROUPS {
@@ -153,12 +154,14 @@ fn regroup(kind: &Kind, w: &[f32; LEN], importance: &[f32; LEN], block: &mut Loo
         let error = |scale: i32| {
             let scale = d * scale as f32;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            let mut sum = 0.0f32;
-            for (x, v) in w[range.clone()].iter().zip(&importance[range.clone()]) {
-                let e = x - scale * nearest(x * inverse).clamp(-kind.half, kind.half - 1) as f32;
-                sum += v * (e * e);
+            let mut sums = [0.0f32; 8];
+            for (x, v) in w[range.clone()].as_chunks::<8>().0.iter().zip(importance[range.clone()].as_chunks::<8>().0) {
+                for i in 0..8 {
+                    let e = x[i] - scale * nearest(x[i] * inverse).clamp(-kind.half, kind.half - 1) as f32;
+                    sums[i] += v[i] * (e * e);
+                }
             }
-            sum
+            sums.iter().sum::<f32>()
         };
         let scale = i32::from(block.scales[g]);
         let mut least = error(scale);
