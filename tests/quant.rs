@@ -23,7 +23,12 @@ fn serve_the_script() {
             let mut bytes = vec![];
             let start = std::time::Instant::now();
             ty.quantize_rows(isa, &mut bytes, &rows, None);
-            println!("{} {}: {:.1} million weights a second", ty.name(), isa.name(), rows.len() as f64 / 1e6 / start.elapsed().as_secs_f64());
+            println!(
+                "{} {}: {:.1} million weights a second",
+                ty.name(),
+                isa.name(),
+                rows.len() as f64 / 1e6 / start.elapsed().as_secs_f64()
+            );
             assert!(first.get_or_insert_with(|| bytes.clone()) == &bytes, "{}: {} has other bytes", ty.name(), isa.name());
         }
         std::fs::write(folder.join(ty.name()), first.unwrap()).unwrap();
@@ -31,13 +36,18 @@ fn serve_the_script() {
             let mut bytes = vec![];
             let start = std::time::Instant::now();
             ty.quantize_rows(Isa::detect(), &mut bytes, &rows[..importance.len() * 64], Some(&importance));
-            println!("{} with importance: {:.1} million weights a second", ty.name(), 64.0 * importance.len() as f64 / 1e6 / start.elapsed().as_secs_f64());
+            println!(
+                "{} with importance: {:.1} million weights a second",
+                ty.name(),
+                64.0 * importance.len() as f64 / 1e6 / start.elapsed().as_secs_f64()
+            );
             std::fs::write(folder.join(format!("{}.important", ty.name())), bytes).unwrap();
         }
         let n = noise.len() / ty.block_bytes() * ty.block_len();
         let mut decoded = vec![0.0; n];
         ty.dequantize_row(&mut decoded, &noise);
-        std::fs::write(folder.join(format!("{}.decoded", ty.name())), decoded.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+        std::fs::write(folder.join(format!("{}.decoded", ty.name())), decoded.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+            .unwrap();
     }
 }
 
@@ -65,7 +75,15 @@ fn models_for_llama_cpp() {
         return;
     }
     let small = Tokenizer::gpt2().subset(0..1000);
-    for (name, n_layer, n_embd) in [("like-30m", 6, 64), ("like-51m", 8, 256), ("like-82m", 10, 64), ("like-102m", 11, 64), ("like-124m", 12, 256), ("deep", 16, 64), ("odd", 12, 48)] {
+    for (name, n_layer, n_embd) in [
+        ("like-30m", 6, 64),
+        ("like-51m", 8, 256),
+        ("like-82m", 10, 64),
+        ("like-102m", 11, 64),
+        ("like-124m", 12, 256),
+        ("deep", 16, 64),
+        ("odd", 12, 48),
+    ] {
         write(name, Config { n_embd, n_head: n_embd / 16, n_layer, n_ff: None, n_ctx: 64, n_vocab: None }, &small);
     }
 }

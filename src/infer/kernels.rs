@@ -4,7 +4,7 @@
 //! same bits in one piece and token by token.
 
 use crate::quant::GgmlType;
-use crate::simd::{Isa, Op, Simd, math};
+use crate::simd::{Op, Simd, math};
 
 /// Rows of a matrix whose products are taken together: `x` is loaded once for all of them.
 pub const ROWS: usize = 4;
@@ -213,28 +213,10 @@ pub fn norm(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f64) {
     }
 }
 
-/// What to do with outputs before they are stored.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    /// Nothing.
-    Nothing,
-    /// [`Gelu`].
-    Gelu,
-}
-
-impl After {
-    /// Does it.
-    pub fn apply(self, isa: Isa, y: &mut [f32]) {
-        match self {
-            Self::Nothing => {}
-            Self::Gelu => isa.run(Gelu(y)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Isa;
     use crate::rng::Rng;
 
     fn normals(rng: &mut Rng, n: usize) -> Vec<f32> {
@@ -286,7 +268,7 @@ mod tests {
         for isa in Isa::available() {
             let xs: Vec<f32> = (-201..=200).map(|i| i as f32 / 10.0).collect();
             let mut ys = xs.clone();
-            After::Gelu.apply(isa, &mut ys);
+            isa.run(Gelu(&mut ys));
             for (&x, &y) in xs.iter().zip(&ys) {
                 let x = f64::from(x);
                 let exact = 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());

@@ -213,8 +213,6 @@ pub struct Panel<'a> {
 trait Lanes: Copy {
     /// Rows of a panel, `R`.
     const ROWS: usize;
-    /// Inputs that are worked at together.
-    const TILE: usize;
     /// See [`Layout::signed`].
     const SIGNED: bool;
     /// See [`Layout::paired`].
@@ -233,6 +231,9 @@ trait Lanes: Copy {
     type S: Copy;
     /// Weighed sums of a block.
     type T: Copy;
+
+    /// [`product::tile`], compiled for these instructions.
+    unsafe fn tile(self, tile: product::Tile);
 
     unsafe fn load(self, plane: *const u8) -> Self::B;
     unsafe fn keep(self, plane: *mut u8, b: Self::B);

@@ -1,5 +1,6 @@
 //! Four rows in arrays: the truth of the instructions, and what runs where there are none.
 
+use super::product::{self, Tile};
 use super::Lanes;
 use half::f16;
 
@@ -15,7 +16,6 @@ fn lanes<T>(x: impl FnMut(usize) -> T) -> [T; R] {
 
 impl Lanes for Plain {
     const ROWS: usize = R;
-    const TILE: usize = 2;
     const SIGNED: bool = true;
     const PAIRED: bool = true;
     type B = [u8; 4 * R];
@@ -26,8 +26,12 @@ impl Lanes for Plain {
     type S = [i32; R];
     type T = [i32; R];
 
-    unsafe fn load(self, plane: *const u8) -> [u8; 4 * R] {
+    unsafe fn tile(self, tile: Tile) {
         // SAFETY: as the trait says; so below.
+        unsafe { product::tile(self, &tile) }
+    }
+    unsafe fn load(self, plane: *const u8) -> [u8; 4 * R] {
+        // SAFETY: as the trait says.
         unsafe { plane.cast::<[u8; 4 * R]>().read() }
     }
     unsafe fn keep(self, plane: *mut u8, b: [u8; 4 * R]) {
