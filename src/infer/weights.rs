@@ -86,18 +86,23 @@ pub struct Model {
     pub output: Option<Packed>,
     /// The file, with its metadata.
     pub file: Arc<Gguf>,
-    /// The instruction set to run with; the machine's best, unless it is set to another.
+    /// The instruction set that it is ready for.
     pub isa: Isa,
 }
 
 impl Model {
     /// Maps a file and checks that it is a whole GPT-2.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        Self::from_gguf(Gguf::open(path)?)
+        Self::open_for(path, Isa::detect())
+    }
+
+    /// The same, made ready for an instruction set.
+    pub fn open_for(path: &Path, isa: Isa) -> Result<Self, ModelError> {
+        Self::from_gguf(Gguf::open(path)?, isa)
     }
 
     /// A model over an open file.
-    pub fn from_gguf(file: Gguf) -> Result<Self, ModelError> {
+    pub fn from_gguf(file: Gguf, isa: Isa) -> Result<Self, ModelError> {
         let architecture = file.string("general.architecture")?;
         if architecture != "gpt2" {
             let what = format!("the architecture is '{architecture:.40}', and only gpt2 can be run");
@@ -111,7 +116,8 @@ impl Model {
         let tokenizer = tokenizer(&file)?;
         let config = config(&file, tokenizer.n_vocab())?;
         let file = Arc::new(file);
-        let isa = Isa::detect();
+        // Weights are read once, from end to end.
+        file.prefault();
         let load = Loader { file: &file, dots: Dots::under(isa) };
         let (c, f, v) = (config.n_embd, config.ff(), config.vocab());
         let blocks = (0..config.n_layer).map(|i| load.block(&format!("blk.{i}"), c, f)).collect::<Result<_, _>>()?;
