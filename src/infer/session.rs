@@ -3,7 +3,8 @@
 use super::kernels::{self, After};
 use super::weights::Linear;
 use super::{CacheType, KvCache, Model};
-use crate::simd::Isa;
+use crate::simd::parallel::Columns;
+use crate::simd::{Isa, cache};
 use rayon::prelude::*;
 
 /// Rows of a prompt that go through a block together: each weight is decoded once for all of them, and what they
@@ -64,7 +65,7 @@ struct Scratch {
     ff: Vec<f32>,
     /// A head's outputs, `(H, N D)`.
     heads: Vec<f32>,
-    /// A head's scores and a row of its cache, `(H, T + D)`.
+    /// What the heads' attention works in.
     scores: Vec<f32>,
 }
 
@@ -94,7 +95,7 @@ impl<'m> Session<'m> {
                 wide: vec![0.0; n * f.max(3 * c)],
                 ff: vec![0.0; n * f],
                 heads: vec![0.0; n * c],
-                scores: vec![0.0; h * (room + d)],
+                scores: vec![0.0; h * cache::scratch_len(n, d).max(cache::scratch_len(1, d))],
             },
             hidden: vec![0.0; c],
             fed: false,
@@ -199,10 +200,7 @@ impl<'m> Session<'m> {
                 kernels::norm(y, x, &block.attn_norm.w, &block.attn_norm.b, eps);
             }
             linear(isa, qkv, wide, &block.attn_qkv, y, n, After::Nothing);
-            for (r, row) in qkv[..n * 3 * c].chunks(3 * c).enumerate() {
-                self.cache.put(layer, start + r, &row[c..2 * c], &row[2 * c..]);
-            }
-            attention(isa, y, heads, scores, &self.cache, qkv, layer, start, n);
+            attention(isa, y, heads, scores, &mut self.cache, qkv, layer, start, n);
             linear_add(isa, x, wide, &block.attn_output, y, n);
             for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
                 kernels::norm(y, x, &block.ffn_norm.w, &block.ffn_norm.b, eps);
@@ -241,15 +239,15 @@ fn linear_add(isa: Isa, x: &mut [f32], wide: &mut [f32], w: &Linear, y: &[f32], 
     }
 }
 
-/// `y (N, C)` = attention of the rows from position `start` on, a thread a head.
+/// `y (N, C)` = attention of the rows from position `start` on, a thread a head; their keys and values are kept.
 ///
-/// `qkv (N, 3C)`; `heads (H, N D)` and `scores (H, T + D)` are room to work in.
+/// `qkv (N, 3C)`; `heads (H, N D)` and `scores` are room to work in.
 fn attention(
     isa: Isa,
     y: &mut [f32],
     heads: &mut [f32],
     scores: &mut [f32],
-    cache: &KvCache,
+    cache: &mut KvCache,
     qkv: &[f32],
     layer: usize,
     start: usize,
@@ -259,17 +257,14 @@ fn attention(
     let c = h * d;
     let heads = &mut heads[..n * c];
     let each = scores.len() / h;
-    let work = |(head, (out, room)): (usize, (&mut [f32], &mut [f32]))| {
-        let (row, scores) = room.split_at_mut(d);
-        for (r, out) in out.chunks_mut(d).enumerate() {
-            let q = &qkv[r * 3 * c + head * d..][..d];
-            cache.attend(isa, out, layer, head, start + r, q, scores, row);
-        }
+    let work = |(i, ((mut head, out), room)): (usize, ((cache::Head<'_>, &mut [f32]), &mut [f32]))| {
+        head.append(isa, start, n, &qkv[c + i * d..], &qkv[2 * c + i * d..], 3 * c);
+        head.attend(isa, &mut Columns::new(out, d, d), &qkv[i * d..], 3 * c, start, n, room);
     };
     if rayon::current_num_threads() == 1 {
-        heads.chunks_mut(n * d).zip(scores.chunks_mut(each)).enumerate().for_each(work);
+        cache.each_head(layer).zip(heads.chunks_mut(n * d)).zip(scores.chunks_mut(each)).enumerate().for_each(work);
     } else {
-        heads.par_chunks_mut(n * d).zip(scores.par_chunks_mut(each)).enumerate().for_each(work);
+        cache.par_each_head(layer).zip(heads.par_chunks_mut(n * d)).zip(scores.par_chunks_mut(each)).enumerate().for_each(work);
     }
     for (head, rows) in heads.chunks(n * d).enumerate() {
         for (r, row) in rows.chunks(d).enumerate() {
