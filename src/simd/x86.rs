@@ -3,6 +3,7 @@
 use super::Op;
 use super::vector::{Simd, Tile, tiles};
 use half::f16;
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Wraps an intrinsic.
@@ -160,7 +161,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn wide_f16(self, src: &[f16; 16]) -> [__m512; 1] {
-        [v!(_mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast())))]
+        [v!(widen(src))]
     }
     #[inline(always)]
     fn wide_i8(self, src: &[i8; 16]) -> [__m512; 1] {
@@ -335,6 +336,18 @@ impl Simd for Avx2 {
     unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
         v!(interleave(dst, width, src, stride, rows, k));
     }
+}
+
+/// 16 halves from memory: one micro-operation where the intrinsic, which suppresses exceptions and so takes a register, is two.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen(src: &[f16; 16]) -> __m512 {
+    let out;
+    // SAFETY: reads what `src` is to.
+    unsafe {
+        asm!("vcvtph2ps {out}, ymmword ptr [{src}]", out = lateout(zmm_reg) out, src = in(reg) src, options(pure, readonly, nostack, preserves_flags));
+    }
+    out
 }
 
 /// The first `n` of 8 lanes; a masked store is slow on AMD.

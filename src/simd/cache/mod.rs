@@ -14,8 +14,8 @@
 //! same operations in the same order in both, so that a row has the same bits whether it came alone or in company:
 //!
 //! - a score is `sum of (q / sqrt(D)) k` over channels from the first on, then times the key's scale;
-//! - weights and their sum, and the weighted values, are summed over positions from the first on, and multiplied by what the greatest
-//!   score's growth makes of them wherever a tile of 64 positions begins.
+//! - weighted values are summed over positions from the first on, weights in four strands, every fourth position each; both are
+//!   multiplied by what the greatest score's growth makes of them wherever a tile of 64 positions begins.
 
 mod many;
 mod one;
@@ -193,8 +193,11 @@ pub struct Head<'a> {
 pub const fn scratch_len(n: usize, d: usize) -> usize {
     let (one, many) = (one::scratch_len(d), many::scratch_len(d));
     // Which way a few queries are answered is the instruction set's.
-    if n == 1 || one > many { one } else { many }
+    FLOATS + if n == 1 || one > many { one } else { many }
 }
+
+/// Numbers of a cache line. Vectors that cross one cost two.
+const FLOATS: usize = 64 / size_of::<f32>();
 
 /// From how many queries on the tiles of [`many`] pay: they work at whole vectors of queries.
 const fn pays(n: usize, lanes: usize) -> bool {
@@ -313,17 +316,22 @@ impl Element for i8 {
 #[inline(always)]
 fn numbers<S: Simd>(s: S, x: S::Wide) -> [f32; 16] {
     let mut out = [0.0; 16];
-    for (out, &x) in out.chunks_exact_mut(S::LANES).zip(x.as_ref()) {
-        s.store(x, out);
-    }
+    put(s, &mut out, x);
     out
+}
+
+#[inline(always)]
+fn put<S: Simd>(s: S, to: &mut [f32; 16], x: S::Wide) {
+    for (to, &x) in to.chunks_exact_mut(S::LANES).zip(x.as_ref()) {
+        s.store(x, to);
+    }
 }
 
 #[inline(always)]
 fn widen<'a, S: Simd, E: Element>(s: S, from: &[E], room: &'a mut [f32]) -> &'a [f32] {
     let room = &mut room[..from.len()];
     for (room, from) in room.as_chunks_mut::<16>().0.iter_mut().zip(from.as_chunks().0) {
-        *room = numbers(s, E::load(s, from));
+        put(s, room, E::load(s, from));
     }
     room
 }
@@ -430,6 +438,8 @@ impl<E: Element> Op for Attend<'_, '_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { kept, out, q, stride, start, n, scratch } = self;
+        let from = scratch.as_ptr().align_offset(64).min(FLOATS);
+        let scratch = &mut scratch[from..];
         if pays(n, S::LANES) {
             for from in (0..n).step_by(QUERIES) {
                 let count = QUERIES.min(n - from);
@@ -441,6 +451,15 @@ impl<E: Element> Op for Attend<'_, '_, E> {
             }
         }
     }
+}
+
+/// Sums that the weights are added up in: position `t` goes to sum `t % STRANDS`.
+const STRANDS: usize = 4;
+
+/// All weights.
+#[inline(always)]
+fn sum_of(strands: [f32; STRANDS]) -> f32 {
+    (strands[0] + strands[2]) + (strands[1] + strands[3])
 }
 
 /// `1 / sqrt(d)`

@@ -1,8 +1,9 @@
-//! One query: keys and values are read once, from front to back.
+//! One query: keys and values are read once, from front to back. While a tile's keys are read, its values are asked for, and the next
+//! tile's keys while those are: that is worth a tenth where the cache comes from memory.
 
 use super::super::attention::{KEYS, MASKED};
 use super::super::{Simd, math};
-use super::{Element, Kept, score_scale};
+use super::{Element, Kept, STRANDS, score_scale, sum_of};
 
 /// Elements that are worked in.
 pub const fn scratch_len(d: usize) -> usize {
@@ -13,23 +14,23 @@ pub const fn scratch_len(d: usize) -> usize {
 #[inline(always)]
 pub fn attend<S: Simd, E: Element>(s: S, kept: &Kept<'_, E>, out: &mut [f32], q: &[f32], seen: usize, scratch: &mut [f32]) {
     let (d, d_whole) = (kept.d, kept.d.next_multiple_of(16));
-    let (query, rest) = scratch.split_at_mut(d);
-    let (weights, rest) = rest.split_first_chunk_mut::<KEYS>().expect("room for weights");
+    let (weights, rest) = scratch.split_first_chunk_mut::<KEYS>().expect("room for weights");
     let (scaled, rest) = rest.split_first_chunk_mut::<KEYS>().expect("room for scaled weights");
-    let sums = &mut rest[..d_whole];
+    let (sums, rest) = rest.split_at_mut(d_whole);
+    let query = &mut rest[..d];
     for (query, q) in query.iter_mut().zip(q) {
         *query = q * score_scale(d);
     }
     sums.fill(0.0);
-    let (mut most, mut total) = (MASKED, s.splat(0.0));
+    let (mut most, mut total) = (MASKED, [0.0f32; STRANDS]);
     for from in (0..seen).step_by(KEYS) {
         let len = KEYS.min(seen - from);
-        let keys = kept.keys[from * d..][..KEYS * d].as_chunks().0;
+        let keys = &kept.keys[from * d..][..KEYS * d];
         let values = &kept.values[from * d_whole..][..len * d_whole];
         match len.div_ceil(16) {
-            1 => scores::<S, E, 1>(s, weights, query, keys),
-            2 => scores::<S, E, 2>(s, weights, query, keys),
-            _ => scores::<S, E, 4>(s, weights, query, keys),
+            1 => scores::<S, E, 1>(s, weights, query, keys, values),
+            2 => scores::<S, E, 2>(s, weights, query, keys, values),
+            _ => scores::<S, E, 4>(s, weights, query, keys, values),
         }
         let end = s.splat(len as f32);
         let mut greatest = s.splat(MASKED);
@@ -38,7 +39,9 @@ pub fn attend<S: Simd, E: Element>(s: S, kept: &Kept<'_, E>, out: &mut [f32], q:
             if E::SCALED {
                 score = s.mul(score, s.load(&kept.key_scales[from + i..]));
             }
-            score = s.select_lt(s.add(s.ramp(), s.splat(i as f32)), end, score, s.splat(MASKED));
+            if i + S::LANES > len {
+                score = s.select_lt(s.add(s.ramp(), s.splat(i as f32)), end, score, s.splat(MASKED));
+            }
             greatest = s.max(greatest, score);
             s.store(score, &mut weights[i..]);
         }
@@ -52,74 +55,96 @@ pub fn attend<S: Simd, E: Element>(s: S, kept: &Kept<'_, E>, out: &mut [f32], q:
                 s.store(s.mul(weight, s.load(&kept.value_scales[from + i..])), &mut scaled[i..]);
             }
         }
-        total = s.mul(total, fade);
         let factors = if E::SCALED { &scaled[..len] } else { &weights[..len] };
+        let next = if from + KEYS < seen { keys.as_ptr().wrapping_add(KEYS * d) } else { values.as_ptr() };
         let mut at = 0;
         while at + 64 <= d_whole {
-            add::<S, E, 4>(s, &mut sums[at..], fade, factors, &values[at..], d_whole);
+            add::<S, E, 4>(s, &mut sums[at..], fade, factors, &values[at..], d_whole, next);
             at += 64;
         }
         if at + 32 <= d_whole {
-            add::<S, E, 2>(s, &mut sums[at..], fade, factors, &values[at..], d_whole);
+            add::<S, E, 2>(s, &mut sums[at..], fade, factors, &values[at..], d_whole, next);
             at += 32;
         }
         if at < d_whole {
-            add::<S, E, 1>(s, &mut sums[at..], fade, factors, &values[at..], d_whole);
+            add::<S, E, 1>(s, &mut sums[at..], fade, factors, &values[at..], d_whole, next);
         }
-        for &weight in &weights[..len] {
-            total = s.add(total, s.splat(weight));
+        let mut fades = [0.0; 16];
+        s.store(fade, &mut fades);
+        total = total.map(|sum| sum * fades[0]);
+        // Weights of positions behind the end are 0.
+        for weights in weights.as_chunks::<STRANDS>().0.iter().take(len.div_ceil(STRANDS)) {
+            for (sum, weight) in total.iter_mut().zip(weights) {
+                *sum += weight;
+            }
         }
     }
-    let factor = s.div(s.splat(1.0), total);
+    let factor = s.splat(1.0 / sum_of(total));
     for (out, sums) in out.chunks_mut(S::LANES).zip(sums.chunks_exact(S::LANES)) {
         s.store_head(s.mul(s.load(sums), factor), out);
     }
 }
 
-/// The first `16 G` of `scores` = products of the query with a tile of keys, `(D, KEYS)`.
+/// The first `16 G` of `scores` = products of the query `(D)` with a tile of keys, `(D, KEYS)`.
 #[inline(always)]
-fn scores<S: Simd, E: Element, const G: usize>(s: S, scores: &mut [f32; KEYS], query: &[f32], keys: &[[E; KEYS]]) {
+fn scores<S: Simd, E: Element, const G: usize>(s: S, scores: &mut [f32; KEYS], query: &[f32], keys: &[E], next: &[E]) {
+    assert!(keys.len() == query.len() * KEYS && 16 * G <= KEYS);
     let mut sums = [s.wide(&[0.0; 16]); G];
-    for (&q, keys) in query.iter().zip(keys) {
-        let (q, keys) = (s.splat(q), keys.as_chunks::<16>().0);
+    let (mut key, mut ahead) = (keys.as_ptr(), next.as_ptr());
+    for &q in query {
+        let q = s.splat(q);
         for g in 0..G {
-            let k = E::load(s, &keys[g]);
-            for (sum, &k) in sums[g].as_mut().iter_mut().zip(k.as_ref()) {
-                *sum = s.fma(q, k, *sum);
+            // SAFETY: each of the query's channels has `KEYS` elements, as asserted, and `key` is at this one's first.
+            let k = E::load(s, unsafe { &*key.add(16 * g).cast() });
+            for j in 0..16 / S::LANES {
+                sums[g].as_mut()[j] = s.fma(q, k.as_ref()[j], sums[g].as_ref()[j]);
             }
         }
+        prefetch(s, ahead);
+        (key, ahead) = (key.wrapping_add(KEYS), ahead.wrapping_add(KEYS));
     }
-    put(s, scores, &sums);
+    for g in 0..G {
+        for j in 0..16 / S::LANES {
+            s.store(sums[g].as_ref()[j], &mut scores[16 * g + S::LANES * j..]);
+        }
+    }
 }
 
-/// `sums (16 G) = sums fade + sum of weights times values`, rows of `step` numbers.
+/// The first `16 G` of `sums` = `sums fade + sum of weights times values`, rows `step` apart.
 #[inline(always)]
-fn add<S: Simd, E: Element, const G: usize>(s: S, sums: &mut [f32], fade: S::V, weights: &[f32], values: &[E], step: usize) {
+fn add<S: Simd, E: Element, const G: usize>(s: S, sums: &mut [f32], fade: S::V, weights: &[f32], values: &[E], step: usize, next: *const E) {
+    let sums = &mut sums[..16 * G];
+    assert!(!weights.is_empty() && (weights.len() - 1) * step + 16 * G <= values.len());
     let mut acc = [s.wide(&[0.0; 16]); G];
-    for (acc, sums) in acc.iter_mut().zip(sums.as_chunks().0) {
-        *acc = s.wide(sums);
-        for acc in acc.as_mut() {
-            *acc = s.mul(*acc, fade);
+    for g in 0..G {
+        for j in 0..16 / S::LANES {
+            acc[g].as_mut()[j] = s.mul(s.load(&sums[16 * g + S::LANES * j..]), fade);
         }
     }
-    // The last row ends where the strip does.
-    for (&weight, values) in weights.iter().zip(values.chunks(step)) {
-        let (weight, values) = (s.splat(weight), values[..16 * G].as_chunks::<16>().0);
+    let (mut value, mut ahead) = (values.as_ptr(), next);
+    for &weight in weights {
+        let weight = s.splat(weight);
         for g in 0..G {
-            let v = E::load(s, &values[g]);
-            for (acc, &v) in acc[g].as_mut().iter_mut().zip(v.as_ref()) {
-                *acc = s.fma(weight, v, *acc);
+            // SAFETY: each weight's row has `16 G` elements, as asserted, and `value` is at this one's first.
+            let v = E::load(s, unsafe { &*value.add(16 * g).cast() });
+            for j in 0..16 / S::LANES {
+                acc[g].as_mut()[j] = s.fma(weight, v.as_ref()[j], acc[g].as_ref()[j]);
             }
         }
+        prefetch(s, ahead);
+        (value, ahead) = (value.wrapping_add(step), ahead.wrapping_add(step));
     }
-    put(s, sums, &acc);
+    for g in 0..G {
+        for j in 0..16 / S::LANES {
+            s.store(acc[g].as_ref()[j], &mut sums[16 * g + S::LANES * j..]);
+        }
+    }
 }
 
+/// Asks for the 64 elements at `p`, which need not be there.
 #[inline(always)]
-fn put<S: Simd, const G: usize>(s: S, to: &mut [f32], from: &[S::Wide; G]) {
-    for (to, from) in to.chunks_exact_mut(16).zip(from) {
-        for (to, &from) in to.chunks_exact_mut(S::LANES).zip(from.as_ref()) {
-            s.store(from, to);
-        }
+fn prefetch<S: Simd, E>(s: S, p: *const E) {
+    for line in 0..size_of::<[E; 64]>() / 64 {
+        s.prefetch(p.cast::<f32>().wrapping_add(16 * line));
     }
 }
