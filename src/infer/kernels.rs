@@ -90,20 +90,6 @@ fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     dots(s, [a], [b])[0][0]
 }
 
-/// `f(y, x)` into `y`, a vector at a time.
-#[inline(always)]
-fn each<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: impl Fn(S::V, S::V) -> S::V) {
-    let mut ys = y.chunks_exact_mut(S::LANES);
-    let mut xs = x.chunks_exact(S::LANES);
-    for (y, x) in (&mut ys).zip(&mut xs) {
-        s.store(f(s.load(y), s.load(x)), y);
-    }
-    let (y, x) = (ys.into_remainder(), xs.remainder());
-    if !y.is_empty() {
-        s.store_head(f(s.load_head(y), s.load_head(x)), y);
-    }
-}
-
 /// Decodes whole blocks: the loop of `quant`, compiled for the instruction set at hand.
 pub struct Decode<'a> {
     /// Their format.
@@ -120,61 +106,6 @@ impl Op for Decode<'_> {
     fn run<S: Simd>(self, _: S) {
         self.ty.dequantize_row_inlined(self.out, self.bytes);
     }
-}
-
-/// Where keys and values come from: `row(buffer)` gives a row, in the buffer or from where it lies.
-pub trait Rows: Sync {
-    /// The row of a position, `(D)`.
-    fn row<'a>(&'a self, position: usize, room: &'a mut [f32]) -> &'a [f32];
-}
-
-/// `out (D)` = what a query sees of `scores.len()` positions.
-pub struct Attend<'a, K: Rows> {
-    /// `(D)`
-    pub out: &'a mut [f32],
-    /// `(D)`
-    pub q: &'a [f32],
-    /// Keys.
-    pub k: K,
-    /// Values.
-    pub v: K,
-    /// Room for a number a position.
-    pub scores: &'a mut [f32],
-    /// Room for a row, `(D)`.
-    pub room: &'a mut [f32],
-}
-
-impl<K: Rows> Op for Attend<'_, K> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { out, q, k, v, scores, room } = self;
-        let scale = 1.0 / (q.len() as f32).sqrt();
-        for (p, score) in scores.iter_mut().enumerate() {
-            *score = dot(s, q, k.row(p, room)) * scale;
-        }
-        softmax(s, scores);
-        out.fill(0.0);
-        for (p, &weight) in scores.iter().enumerate() {
-            let weight = s.splat(weight);
-            each(s, out, v.row(p, room), |y, x| s.fma(weight, x, y));
-        }
-    }
-}
-
-/// `x = exp(x) / sum exp(x)`.
-#[inline(always)]
-fn softmax<S: Simd>(s: S, x: &mut [f32]) {
-    let greatest = x.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let shift = s.splat(greatest);
-    let mut chunks = x.chunks_exact_mut(S::LANES);
-    for chunk in &mut chunks {
-        s.store(math::exp(s, s.sub(s.load(chunk), shift)), chunk);
-    }
-    let rest = chunks.into_remainder();
-    s.store_head(math::exp(s, s.sub(s.load_head(rest), shift)), rest);
-    let inverse = 1.0 / x.iter().sum::<f32>();
-    x.iter_mut().for_each(|v| *v *= inverse);
 }
 
 /// GPT-2's GELU in place.
@@ -275,24 +206,6 @@ mod tests {
                 // exp of an argument a of up to 40 errs by a 2^-24 relatively.
                 assert!((f64::from(y) - exact).abs() <= 4e-6 * exact.abs() + 1e-7, "{}: {x}: {y} {exact}", isa.name());
             }
-        }
-    }
-
-    #[test]
-    fn softmax_sums_to_one_at_any_height() {
-        struct Softmax<'a>(&'a mut [f32]);
-        impl Op for Softmax<'_> {
-            type Out = ();
-            #[inline(always)]
-            fn run<S: Simd>(self, s: S) {
-                softmax(s, self.0);
-            }
-        }
-        for isa in Isa::available() {
-            let mut x = vec![-1000.0; 37];
-            (x[3], x[36]) = (1000.0, 1000.0);
-            isa.run(Softmax(&mut x));
-            assert_eq!((x[3], x[36], x[0]), (0.5, 0.5, 0.0), "{}", isa.name());
         }
     }
 }

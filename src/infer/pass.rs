@@ -6,15 +6,15 @@
 //! their own.
 #![allow(unsafe_code)] // Parts of one buffer are written by several threads.
 
-use super::cache::KvCache;
 use super::kernels;
 use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
 use super::weights::{Block, Linear, Model, Norm};
-use crate::simd::Isa;
+use crate::simd::cache::{self, KvCache, Layers};
 use crate::simd::parallel::Shared;
+use crate::simd::Isa;
 use crate::team::Team;
 use std::ops::Range;
-use std::sync::{Mutex, RwLock};
+use std::sync::Mutex;
 
 /// Rows of a prompt that go through a block together: each weight is unpacked once for all of them, and what they need beside the weights
 /// stays in L2.
@@ -46,7 +46,7 @@ struct Member {
     normed: Vec<f32>,
     /// A panel's product.
     panel: Vec<f32>,
-    /// Scores of a head, and a row of its cache.
+    /// What a head's attention works in.
     scores: Vec<f32>,
 }
 
@@ -59,7 +59,7 @@ impl Room {
             ready: u64::MAX,
             normed: vec![0.0; c],
             panel: vec![0.0; Packed::room(n)],
-            scores: vec![0.0; positions + d],
+            scores: vec![0.0; cache::scratch_len(n, d).max(cache::scratch_len(1, d))],
         };
         Self {
             x: vec![0.0; n * c],
@@ -115,7 +115,7 @@ pub fn run(team: &mut Team, model: &Model, room: &mut Room, cache: &mut KvCache,
         ff: Shared::new(&mut room.ff),
         acts: room.acts.parts(),
         members: &room.members,
-        cache: RwLock::new(cache),
+        cache: cache.shared(),
         shares: if members == 1 { 1 } else { members * SHARES },
     };
     pass.embed(tokens);
@@ -168,7 +168,7 @@ struct Pass<'a> {
     ff: Shared<'a>,
     acts: Parts<'a>,
     members: &'a [Mutex<Member>],
-    cache: RwLock<&'a mut KvCache>,
+    cache: Layers<'a>,
     shares: usize,
 }
 
@@ -320,18 +320,10 @@ impl Pass<'_> {
         let (n, c, d) = (self.n, self.model.config.n_embd, self.model.config.head_dim());
         // SAFETY: written in the phase before; in this one it is read alone.
         let qkv = unsafe { &*self.qkv.part(0, n * 3 * c) };
-        {
-            let mut cache = self.cache.write().expect("no member panicked");
-            for (r, row) in qkv.chunks(3 * c).enumerate() {
-                cache.put(layer, head, self.start + r, &row[c + head * d..][..d], &row[2 * c + head * d..][..d]);
-            }
-        }
-        let cache = self.cache.read().expect("no member panicked");
-        let (row, scores) = member.scores.split_at_mut(d);
-        for (r, q) in qkv.chunks(3 * c).enumerate() {
-            // SAFETY: a head's channels are one chunk's alone.
-            let out = unsafe { self.att.part(r * c + head * d, d) };
-            cache.attend(self.model.isa, out, layer, head, self.start + r, &q[head * d..][..d], scores, row);
-        }
+        // SAFETY: a head of a layer, and its channels of the output, are one chunk's alone.
+        let (mut kept, mut out) = unsafe { (self.cache.head(layer, head), self.att.columns(head * d, d, c)) };
+        let (isa, start, stride) = (self.model.isa, self.start, 3 * c);
+        kept.append(isa, start, n, &qkv[c + head * d..], &qkv[2 * c + head * d..], stride);
+        kept.attend(isa, &mut out, &qkv[head * d..], stride, start, n, &mut member.scores);
     }
 }

@@ -19,6 +19,7 @@ pub const WORTH: usize = 1 << 16;
 pub const BITE: usize = 1 << 14;
 
 /// One output, written by several tasks in disjoint parts.
+#[derive(Debug)]
 pub struct Shared<'a, T = f32> {
     start: *mut T,
     len: usize,
@@ -33,9 +34,9 @@ impl<T> Clone for Shared<'_, T> {
 impl<T> Copy for Shared<'_, T> {}
 
 // SAFETY: it is a mutable borrow of what may travel; access goes through unsafe methods.
-unsafe impl<T: Send + Sync> Send for Shared<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above; two threads never touch the same element.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     /// Borrows `all`.
@@ -56,6 +57,43 @@ impl<'a, T> Shared<'a, T> {
         assert!(from <= self.len && len <= self.len - from, "part outside its buffer");
         // SAFETY: within the borrow, as just checked, and nobody else's by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+
+    /// Columns `from .. from + width` of a matrix of rows of `stride` elements.
+    ///
+    /// # Safety
+    /// While they live, nobody else may touch these columns.
+    #[inline(always)]
+    #[must_use]
+    pub const unsafe fn columns(self, from: usize, width: usize, stride: usize) -> Columns<'a, T> {
+        Columns { all: self, from, width, stride }
+    }
+}
+
+/// Some columns of a matrix, whose other columns may be other tasks'.
+#[derive(Debug)]
+pub struct Columns<'a, T = f32> {
+    all: Shared<'a, T>,
+    from: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl<'a, T> Columns<'a, T> {
+    /// The first `width` columns of a matrix that is nobody else's.
+    pub fn new(all: &'a mut [T], width: usize, stride: usize) -> Self {
+        Self { all: Shared::new(all), from: 0, width, stride }
+    }
+
+    /// Its part of row `r`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    #[must_use]
+    pub fn row(&mut self, r: usize) -> &mut [T] {
+        // SAFETY: the columns are this borrow's alone, by the promise given when it was made, or by its exclusive slice.
+        unsafe { self.all.part(self.from + r * self.stride, self.width) }
     }
 }
 
