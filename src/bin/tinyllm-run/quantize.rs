@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 use tinyllm::gguf::Gguf;
-use tinyllm::model::io::requantize::{self, Change, Options};
 use tinyllm::model::io::imatrix;
+use tinyllm::model::io::requantize::{self, Change, Options};
 use tinyllm::progress::Progress;
 use tinyllm::quant::FileType;
 
@@ -53,11 +53,7 @@ fn file_type(name: &str) -> Result<FileType, String> {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let file = Gguf::open(&args.input)?;
-    ensure!(
-        !args.output.exists(),
-        "{}: it exists already; remove it, or give another name",
-        args.output.display()
-    );
+    ensure!(!args.output.exists(), "{}: it exists already; remove it, or give another name", args.output.display());
     let importance = args.imatrix.as_deref().map(imatrix::read).transpose()?;
     let options = Options { importance: importance.as_ref(), allow_requantize: args.allow_requantize };
     let threads = args.threads.map_or(0, usize::from);
