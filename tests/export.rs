@@ -87,11 +87,11 @@ fn exported_f32_is_the_trainers_model() {
 #[test]
 fn smaller_types_lose_what_their_bits_say() {
     // Rounding a weight: 2^-11 of it for F16, half of amax/127 for Q8_0; half of amax/16 for the Q5_0 that Q4_K_M is in rows of 96. Logits here deviate by about 4, and through three
-    // blocks the worst of 1.6 million places was seen at 2.9e-3 and 7.8e-2; the bars leave a factor of four.
-    for (ty, bar) in [(FileType::F16, 1.2e-2), (FileType::Q8_0, 0.32), (FileType::Q4_K_M, 2.4)] {
+    // blocks the worst of 1.6 million places was seen at 2.9e-3, 7.8e-2 and 0.56; the bars leave a factor of four.
+    for (ty, bar, part) in [(FileType::F16, 1.2e-2, 10), (FileType::Q8_0, 0.32, 10), (FileType::Q4_K_M, 2.4, 4)] {
         let (worst, different, places) = compare(ty);
         println!("{}: largest difference of a log-probability {worst:.1e}, {different} of {places} next tokens differ", ty.name());
-        assert!(worst < bar && worst > 1e-5 && different * 10 < places, "{}: {worst} {different} of {places}", ty.name());
+        assert!(worst < bar && worst > 1e-5 && different * part < places, "{}: {worst} {different} of {places}", ty.name());
     }
 }
 
