@@ -23,7 +23,7 @@ import tempfile
 
 import oracle_env
 
-oracle_env.require("numpy", "libggml")
+oracle_env.require("numpy", "libggml=libggml-python==0.20.2.post1")
 
 import numpy
 

@@ -1,9 +1,9 @@
 """Gives a script the Python packages it compares us with.
 
-`require("torch", ...)` returns where they can be imported. Otherwise it makes a virtual environment under
-target/oracle-venv, installs them with pip by name, and runs the script again inside it; where that is not possible
-(no network, no room) it prints a line that begins with "skipped:" and ends the script with exit status 0, or 77
-where TINYLLM_ORACLE=required is set.
+`require("torch", ...)` returns where they can be imported; "module=package" names a package that is not called like
+its module. Otherwise it makes a virtual environment under target/oracle-venv, installs them with pip by name, and runs
+the script again inside it; where that is not possible (no network, no room) it prints a line that begins with
+"skipped:" and ends the script with exit status 0, or 77 where TINYLLM_ORACLE=required is set.
 """
 
 import importlib.util
@@ -22,7 +22,8 @@ def skip(why):
 
 
 def require(*packages):
-    missing = [p for p in packages if importlib.util.find_spec(p) is None]
+    modules = {p.split("=")[0]: p.partition("=")[2] or p for p in packages}
+    missing = [p for m, p in modules.items() if importlib.util.find_spec(m) is None]
     if not missing:
         return
     python = VENV / "bin" / "python"
@@ -32,7 +33,7 @@ def require(*packages):
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", VENV], check=True, stdout=sys.stderr)
         print(f"installing {', '.join(packages)} into {VENV}", file=sys.stderr)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *modules.values()], check=True, stdout=sys.stderr)
     except (OSError, subprocess.CalledProcessError) as e:
         skip(f"needs {', '.join(missing)}, and could not install them ({e})")
     os.execv(python, [python, *sys.argv])

@@ -367,9 +367,10 @@ fn numbers_out_of_range() {
     {
         table.refused(&place, &args.join(" "), TRAIN, args, 2, &[]);
     }
-    for args in [&["eval", "base", "--data", "data", "--split", "exam"][..], &["export", "base", "--type", "q4", "--out", "new"]] {
-        table.refused(&place, &args.join(" "), TRAIN, args, 2, &["[possible values: "]);
-    }
+    let exam = &["eval", "base", "--data", "data", "--split", "exam"];
+    table.refused(&place, "eval --split exam", TRAIN, exam, 2, &["[possible values: "]);
+    let type_q4 = &["export", "base", "--type", "q4", "--out", "new"];
+    table.refused(&place, "export --type q4", TRAIN, type_q4, 2, &["'q4'", "there is no such type", "q4_k_m"]);
     table.done(70);
 }
 

@@ -13,10 +13,10 @@ use tinyllm::data::codec::SensorCodec;
 use tinyllm::data::readings::{Columns, TimeUnit};
 use tinyllm::data::sampling::Sampling;
 use tinyllm::data::scale::{Channel, Scale};
-use tinyllm::gguf::Value;
+use tinyllm::gguf::{Gguf, Value, Writer};
 use tinyllm::infer::{Model, Session, continue_greedily};
 use tinyllm::model::Config;
-use tinyllm::quant::GgmlType;
+use tinyllm::quant::{FileType, GgmlType};
 
 fn run(args: &[&str]) -> (i32, String, String) {
     let out = Command::cargo_bin("tinyllm-run").unwrap().args(args).output().unwrap();
@@ -90,8 +90,8 @@ fn json(text: &str) -> Json {
 #[test]
 fn help_and_nonsense() {
     let (help, _) = ok(&["--help"]);
-    assert!(["info", "generate", "logits", "classify", "Exit status"].iter().all(|w| help.contains(w)), "{help}");
-    for command in ["info", "generate", "logits", "classify"] {
+    assert!(["info", "generate", "logits", "classify", "quantize", "Exit status"].iter().all(|w| help.contains(w)), "{help}");
+    for command in ["info", "generate", "logits", "classify", "quantize"] {
         assert!(ok(&[command, "--help"]).0.contains("Examples:"), "{command}");
     }
     refused(&[], 2, "Usage");
@@ -243,4 +243,122 @@ fn a_reader_that_leaves_early_is_no_error() {
     let mut err = String::new();
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
+}
+
+/// A model whose rows are multiples of 256, with labels, as F32.
+fn wide(dir: &Path) -> PathBuf {
+    let path = dir.join("wide.gguf");
+    let more = [("tinyllm.labels", Value::strings(["still", "walk"]))];
+    gguf_model::tiny_model_with(&path, &gguf_model::wide_config(), GgmlType::F32, 3, &more);
+    path
+}
+
+#[test]
+fn a_model_of_every_type_is_written_and_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = wide(dir.path());
+    let before = json(&ok(&["info", text(&model), "--json"]).0);
+    let classified =
+        |path: &Path| json(&ok(&["classify", text(path), "--prompt", "Ax: 47 the 4", "--json"]).0)["probs"]["still"].as_f64().unwrap();
+    let (want, mut bytes) = (classified(&model), f64::INFINITY);
+    for ty in FileType::ALL {
+        let out = dir.path().join(format!("{}.gguf", ty.name()));
+        let told = json(&ok(&["quantize", text(&model), text(&out), "--type", &ty.name().to_lowercase(), "--json"]).0);
+        assert_eq!((told["type"].as_str(), told["file_bytes"].as_u64()), (Some(ty.name()), Some(std::fs::metadata(&out).unwrap().len())));
+        let info = json(&ok(&["info", text(&out), "--json"]).0);
+        assert_eq!(info["metadata"]["general.file_type"], ty.id());
+        assert_eq!(
+            (&info["parameters"], &info["labels"], &info["tensors"]),
+            (&before["parameters"], &before["labels"], &before["tensors"])
+        );
+        assert!(info["not_runnable"].is_null(), "{info}");
+        for tensor in told["tensors"].as_array().unwrap() {
+            let name = tensor["name"].as_str().unwrap();
+            let matrix = name.ends_with("weight") && !name.contains("norm") && !name.starts_with("position");
+            assert_eq!(tensor["error"].is_null(), !matrix || ty == FileType::F32, "{name}");
+            // A matrix of normal weights: no format loses a third, and those of 16 bits next to nothing.
+            assert!(
+                tensor["error"].as_f64().is_none_or(|e| e > 0.0 && e < if ty.format().is_quantized() { 0.31 } else { 0.003 }),
+                "{tensor}"
+            );
+        }
+        let bits = told["bits_per_weight"].as_f64().unwrap();
+        // Q4_1 and Q5_1, Q5_0 differ from their K-quants by the head alone; all others fall with the list.
+        assert!(bits <= bytes + 0.6, "{}: {bits} after {bytes}", ty.name());
+        bytes = bits;
+        // Two bits leave the label's probability within some tenths; this is a random model.
+        assert!((classified(&out) - want).abs() < if ty.format().is_quantized() { 0.35 } else { 0.01 }, "{}", ty.name());
+        assert!(!ok(&["generate", text(&out), "-p", "Ax", "-n", "4", "--temp", "0"]).0.is_empty());
+        assert_eq!(ok(&["logits", text(&out), "-p", "Ax", "--top", "2"]).0.lines().count(), 2);
+    }
+    // The way round: from a smaller type, asked for.
+    let (small, again) = (dir.path().join("Q8_0.gguf"), dir.path().join("again.gguf"));
+    refused(&["quantize", text(&small), text(&again), "--type", "q4_k"], 1, "Q8_0 already");
+    assert!(!again.exists());
+    let (said, _) = ok(&["quantize", text(&small), text(&again), "--type", "q4_k", "--allow-requantize", "-t", "1"]);
+    assert!(said.contains("Q4_K_M") && said.contains("blk.1.attn_qkv.weight") && said.contains("bits a weight"), "{said}");
+    let tensor = |path: &Path| Gguf::open(path).unwrap().tensor("blk.0.ffn_up.weight").unwrap().ty.name;
+    assert_eq!((tensor(&again), tensor(&small)), ("Q4_K", "Q8_0"));
+}
+
+#[test]
+fn what_cannot_be_quantized_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = wide(dir.path());
+    let out = dir.path().join("out.gguf");
+    refused(&["quantize", text(&model), text(&out), "--type", "q4_k_x"], 2, "q4_k_m");
+    refused(&["quantize", text(&model), text(&out)], 2, "--type");
+    refused(&["quantize", text(&model), text(&out), "--type", "q4_0", "-t", "0"], 2, "0");
+    refused(&["quantize", text(&model), text(&model), "--type", "q4_0"], 1, "exists already");
+    refused(&["quantize", "no/such.gguf", text(&out), "--type", "q4_0"], 1, "no/such.gguf");
+    refused(&["quantize", text(&model), "no/such/out.gguf", "--type", "q4_0"], 1, "no/such");
+    refused(&["quantize", text(&model), text(&out), "--type", "q4_0", "--imatrix", text(&model)], 1, "no importance matrix");
+
+    // A weight that is no number, found when half of the file is written.
+    let mut bytes = std::fs::read(&model).unwrap();
+    let at = {
+        let file = Gguf::open(&model).unwrap();
+        let tensor = file.tensor("blk.1.ffn_up.weight").unwrap();
+        tensor.start + 4 * (256 * 7 + 3)
+    };
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let bad = dir.path().join("bad.gguf");
+    std::fs::write(&bad, &bytes).unwrap();
+    refused(&["quantize", text(&bad), text(&out), "--type", "q4_0"], 1, "blk.1.ffn_up.weight: a weight of row 7 is no finite number");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left of it");
+}
+
+/// A file as llama-imatrix writes it, of the model's first matrices.
+fn importance_file(path: &Path, columns: u64, names: &[&str]) {
+    let mut w = Writer::new();
+    w.meta("general.type", "imatrix").meta("imatrix.chunk_count", 1u32);
+    for name in names {
+        let sums: Vec<u8> = (0..columns).flat_map(|c| (0.25 * (c % 9) as f32).exp().to_le_bytes()).collect();
+        w.tensor(&format!("{name}.in_sum2"), 0, &[columns, 1], Box::new(move |out| out.write_all(&sums)));
+        w.tensor(&format!("{name}.counts"), 0, &[1, 1], Box::new(|out| out.write_all(&64f32.to_le_bytes())));
+    }
+    w.write(path).unwrap();
+}
+
+#[test]
+fn importance_is_used_where_it_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = wide(dir.path());
+    let (imatrix, out, plain) = (dir.path().join("i.gguf"), dir.path().join("out.gguf"), dir.path().join("plain.gguf"));
+    importance_file(&imatrix, 256, &["blk.0.attn_qkv.weight", "blk.1.ffn_up.weight"]);
+    ok(&["quantize", text(&model), text(&plain), "--type", "q4_k"]);
+    let told = json(&ok(&["quantize", text(&model), text(&out), "--type", "q4_k", "--imatrix", text(&imatrix), "--json"]).0);
+    let (weighed, unweighed) = (Gguf::open(&out).unwrap(), Gguf::open(&plain).unwrap());
+    for tensor in told["tensors"].as_array().unwrap() {
+        let name = tensor["name"].as_str().unwrap();
+        let known = ["blk.0.attn_qkv.weight", "blk.1.ffn_up.weight"].contains(&name);
+        assert_eq!(tensor["importance"], known);
+        let (a, b) = (weighed.tensor(name).unwrap(), unweighed.tensor(name).unwrap());
+        assert_eq!(weighed.data(a) == unweighed.data(b), !known, "{name}");
+    }
+    std::fs::remove_file(&out).unwrap();
+    importance_file(&imatrix, 128, &["blk.0.attn_qkv.weight"]);
+    refused(&["quantize", text(&model), text(&out), "--type", "q4_k", "--imatrix", text(&imatrix)], 1, "it is another model's");
+    importance_file(&imatrix, 256, &["blk.0.other.weight"]);
+    refused(&["quantize", text(&model), text(&out), "--type", "q4_k", "--imatrix", text(&imatrix)], 1, "none of the model's tensors");
 }

@@ -12,7 +12,7 @@ use tinyllm::quant::GgmlType;
 #[test]
 fn reading_and_choosing_allocate_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+    for ty in GgmlType::ALL {
         let path = dir.path().join(ty.name());
         gguf_model::tiny_model(&path, ty, 7);
         let model = Model::open(&path).unwrap();

@@ -74,7 +74,16 @@ fn level_above<S: Simd>(s: S, x: S::V, inverse: S::V, low: S::V, top: S::V) -> S
 
 /// The weighted sum of errors of levels under a scale and a minimum.
 #[inline(always)]
-fn miss<S: Simd, const N: usize>(s: S, x: &Side<N>, w: &Side<N>, at: usize, levels: &[S::V; N], scale: S::V, min: S::V, absolute: bool) -> S::V {
+fn miss<S: Simd, const N: usize>(
+    s: S,
+    x: &Side<N>,
+    w: &Side<N>,
+    at: usize,
+    levels: &[S::V; N],
+    scale: S::V,
+    min: S::V,
+    absolute: bool,
+) -> S::V {
     let zero = s.splat(0.0);
     let mut sum = zero;
     for i in 0..N {

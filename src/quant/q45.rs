@@ -110,7 +110,7 @@ impl Loose {
 #[inline(always)]
 fn levels(qs: &[u8; 16], qh: [u8; 4]) -> [u8; LEN] {
     let high = u32::from_le_bytes(qh);
-    std::array::from_fn(|i| qs[i % 16] >> (i / 16 * 4) & 15 | (high >> i & 1) as u8 * 16)
+    std::array::from_fn(|i| qs[i % 16] >> (i / 16 * 4) & 15 | ((high >> i & 1) as u8) << 4)
 }
 
 /// The reference without a minimum: the farthest weight is at `-half`, its sign with it.

@@ -9,7 +9,9 @@ use std::path::Path;
 pub fn read(path: &Path) -> Result<Importance, GgufError> {
     let file = Gguf::open(path)?;
     if file.get("general.type") != Some(View::String("imatrix")) {
-        return Err(file.unusable_key("general.type", "this is no importance matrix (general.type is not 'imatrix'); llama-imatrix writes one"));
+        return Err(
+            file.unusable_key("general.type", "this is no importance matrix (general.type is not 'imatrix'); llama-imatrix writes one")
+        );
     }
     let mut found = Importance::default();
     for sums in file.tensors() {
