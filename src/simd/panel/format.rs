@@ -71,6 +71,14 @@ macro_rules! formats {
             pub(super) fn run<L: Lanes>(self, l: L, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
                 match self { $(Self::$name => product::run::<L, $name>(l, out, panel, x)),* }
             }
+
+            /// # Safety
+            /// As [`arm::run`](super::arm::run) says.
+            #[cfg(target_arch = "aarch64")]
+            pub(super) unsafe fn run_arm<S: super::arm::Sums>(self, s: S, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
+                // SAFETY: as the caller promises.
+                unsafe { match self { $(Self::$name => super::arm::run::<S, $name>(s, out, panel, x)),* } }
+            }
         }
     };
 }

@@ -24,18 +24,50 @@ impl Default for Block {
     }
 }
 
-/// In which plane of a step the bits of a group lie, lowest bits first: plane, shift, how many bits.
-fn fields(bits: usize, group: usize) -> [Option<(usize, usize, usize)>; 2] {
-    let nibble = Some((group % 4, 4 * (group / 4), 4));
-    let pair = |first: usize| Some((first + group / 4, 2 * (group % 4), 2));
+/// In which plane of a step some bits lie: plane, shift, how many.
+type Field = Option<(usize, usize, usize)>;
+
+/// Where the bits of group (or register) `g` of a step lie, lowest bits first.
+fn fields(bits: usize, layout: Layout, g: usize) -> [Field; 3] {
+    let nibble = Some((g % 4, 4 * (g / 4), 4));
+    let pair = |first: usize| Some((first + g / 4, 2 * (g % 4), 2));
     match bits {
-        8 => [Some((group, 0, 8)), None],
-        4 => [nibble, None],
-        5 => [nibble, Some((4, group, 1))],
-        2 => [pair(0), None],
-        3 => [pair(0), Some((2, group, 1))],
-        6 => [nibble, pair(4)],
+        8 => [Some((g, 0, 8)), None, None],
+        4 => [nibble, None, None],
+        2 => [pair(0), None, None],
+        _ if layout.tight => tight(bits, g),
+        5 => [nibble, Some((4, g, 1)), None],
+        3 => [pair(0), Some((2, g, 1)), None],
+        6 => [nibble, pair(4), None],
         _ => unreachable!("no format has {bits} bits"),
+    }
+}
+
+/// [`fields`] of tight layouts.
+fn tight(bits: usize, g: usize) -> [Field; 3] {
+    match (bits, g) {
+        (3, 0..6) => [Some((g / 2, 5 * (g % 2), 3)), None, None],
+        (3, _) => [Some((g - 6, 3, 2)), Some((2, g - 3, 1)), None],
+        (5, 0..5) => [Some((g, 3, 5)), None, None],
+        (5, 5 | 6) => [Some((2 * g - 10, 0, 3)), Some((2 * g - 9, 0, 2)), None],
+        (5, _) => [Some((4, 0, 3)), Some((1, 2, 1)), Some((3, 2, 1))],
+        (6, 3 | 7) => [2, 1, 0].map(|plane| Some((g / 4 * 3 + plane, 0, 2))),
+        (6, _) => [Some((g / 4 * 3 + g % 4, 2, 6)), None, None],
+        _ => unreachable!("no format has {bits} bits"),
+    }
+}
+
+/// In which group (or register) of a step column `column` of row `r` is, and at which byte of it.
+const fn place(layout: Layout, r: usize, column: usize) -> (usize, usize) {
+    if layout.columns { (column / 16 * layout.rows + r, column % 16) } else { (column / 4, 4 * r + column % 4) }
+}
+
+/// A quant as a layout keeps it, and back.
+const fn kept(shape: Shape, layout: Layout, quant: u8) -> u8 {
+    match shape.bits {
+        8 if layout.signed => quant ^ 128,
+        6 if layout.tight => quant ^ 32,
+        _ => quant,
     }
 }
 
@@ -59,12 +91,10 @@ impl Format {
         for step in 0..shape.block / 32 {
             let planes = &mut quants[(b * shape.block / 32 + step) * step_bytes..][..step_bytes];
             for column in 0..32 {
-                let mut quant = block.quants[32 * step + column];
-                if shape.bits == 8 && layout.signed {
-                    quant = quant.wrapping_sub(128);
-                }
-                for (plane, shift, bits) in fields(shape.bits, column / 4).into_iter().flatten() {
-                    planes[plane * 4 * rows + 4 * r + column % 4] |= (quant & (0xFF >> (8 - bits))) << shift;
+                let mut quant = kept(shape, layout, block.quants[32 * step + column]);
+                let (group, byte) = place(layout, r, column);
+                for (plane, shift, bits) in fields(shape.bits, layout, group).into_iter().flatten() {
+                    planes[plane * 4 * rows + byte] |= (quant & (0xFF >> (8 - bits))) << shift;
                     quant = quant.checked_shr(bits as u32).unwrap_or(0);
                 }
             }
@@ -98,11 +128,12 @@ impl Format {
             let planes = &panel.quants[(b * shape.block / 32 + step) * step_bytes..][..step_bytes];
             for column in 0..32 {
                 let (mut quant, mut at) = (0, 0);
-                for (plane, shift, bits) in fields(shape.bits, column / 4).into_iter().flatten() {
-                    quant |= (planes[plane * 4 * rows + 4 * r + column % 4] >> shift & (0xFF >> (8 - bits))) << at;
+                let (group, byte) = place(layout, r, column);
+                for (plane, shift, bits) in fields(shape.bits, layout, group).into_iter().flatten() {
+                    quant |= (planes[plane * 4 * rows + byte] >> shift & (0xFF >> (8 - bits))) << at;
                     at += bits;
                 }
-                block.quants[32 * step + column] = if shape.bits == 8 && layout.signed { quant.wrapping_add(128) } else { quant };
+                block.quants[32 * step + column] = kept(shape, layout, quant);
             }
         }
         let scales = &panel.scales[b * shape.block_bytes(rows)..][..shape.block_bytes(rows)];
@@ -185,8 +216,11 @@ mod tests {
     fn a_panel_gives_back_what_was_put_into_it() {
         for &format in Format::ALL {
             for rows in [4, 8, 16] {
-                for (signed, paired) in [(false, true), (true, false)] {
-                    let layout = Layout { rows, signed, paired };
+                let layout = |signed, paired, tight, columns| Layout { rows, signed, paired, tight, columns };
+                for layout in [layout(false, true, false, false), layout(true, false, true, false), layout(true, false, true, true)] {
+                    if layout.columns && rows != 4 {
+                        continue; // a register has sixteen bytes there
+                    }
                     let case = case(format, layout, 512, false);
                     let panel = Panel { quants: &case.quants, scales: &case.scales };
                     for (r, row) in case.blocks.iter().enumerate() {
@@ -234,7 +268,11 @@ mod tests {
                                 }
                                 let bar = size * 6e-8 * (4.0 + cols as f64 / 16.0).sqrt() * 2.0;
                                 let error = (f64::from(got) - want).abs();
-                                assert!(error <= bar, "{format:?} on {}, {cols} columns, {n} inputs: {got}, not {want}, bar {bar:.1e}", dots.name());
+                                assert!(
+                                    error <= bar,
+                                    "{format:?} on {}, {cols} columns, {n} inputs: {got}, not {want}, bar {bar:.1e}",
+                                    dots.name()
+                                );
                             }
                         }
                         // One at a time, the same bits.
