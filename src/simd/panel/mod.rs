@@ -164,10 +164,6 @@ impl Dots {
     /// # Panics
     /// If a slice is shorter than the format, the columns and the inputs make it.
     pub fn product(self, format: Format, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
-        let (shape, rows) = (format.shape(), self.layout().rows);
-        assert!(x.cols.is_multiple_of(shape.block) && panel.quants.len() >= shape.quant_bytes(rows, x.cols), "a panel's quants");
-        assert!(panel.scales.len() >= shape.scale_bytes(rows, x.cols) && out.len() >= rows * x.n, "a panel's scales, or its output");
-        x.check(shape);
         match self.0 {
             Kind::Plain => format.run(plain::Plain, out, panel, x),
             // SAFETY: a `Dots` of this kind is made by `available` alone, after it found the features; so below.

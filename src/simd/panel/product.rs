@@ -1,7 +1,7 @@
 //! The one algorithm of all formats and instruction sets.
 
 use super::format::Form;
-use super::{Lanes, Panel, Shape};
+use super::{Lanes, Panel};
 
 /// Inputs of a product, quantized: `x = scale quant`, a scale for each block of the format's columns.
 #[derive(Clone, Copy)]
@@ -18,11 +18,18 @@ pub struct Inputs<'a> {
     pub sums: &'a [i16],
 }
 
-impl Inputs<'_> {
-    pub(super) fn check(&self, shape: Shape) {
-        let Self { n, cols, quants, scales, sums } = *self;
-        assert!(quants.len() >= n * cols && scales.len() >= n * (cols / shape.block) && sums.len() >= n * (cols / shape.sub), "inputs");
-    }
+/// Panics if a slice is shorter than format, columns and inputs make it. Shapes are constants here: a panel of a small model takes some
+/// hundred instructions, and divisions would be seen among them.
+#[inline(always)]
+pub(super) fn check<F: Form>(rows: usize, out: &[f32], panel: Panel<'_>, x: &Inputs<'_>) {
+    let (shape, Inputs { n, cols, quants, scales, sums }) = (F::SHAPE, *x);
+    let whole = cols.is_multiple_of(shape.block);
+    let weights = (panel.quants.len() >= shape.quant_bytes(rows, cols)) & (panel.scales.len() >= shape.scale_bytes(rows, cols));
+    let inputs = (quants.len() >= n * cols) & (scales.len() >= n * (cols / shape.block)) & (sums.len() >= n * (cols / shape.sub));
+    assert!(
+        whole & weights & inputs & (out.len() >= rows * n),
+        "a panel, its inputs or its output are shorter than {cols} columns make them"
+    );
 }
 
 /// Columns whose quants are unpacked together for several inputs.
@@ -32,7 +39,8 @@ const WAITING: usize = 64;
 
 #[inline(always)]
 pub(super) fn run<L: Lanes, F: Form>(l: L, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
-    // SAFETY: `Dots::product` checked that panel, inputs and output are as long as format, columns and inputs make them.
+    check::<F>(L::ROWS, out, panel, x);
+    // SAFETY: `check` saw that panel, inputs and output are as long as format, columns and inputs make them.
     unsafe {
         if x.n == 1 {
             one::<L, F>(l, out.as_mut_ptr(), panel.quants.as_ptr(), panel.scales.as_ptr(), x);

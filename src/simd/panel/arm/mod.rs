@@ -12,6 +12,7 @@ mod sums;
 mod unpack;
 
 use super::format::Form;
+use super::product::check;
 use super::{Inputs, Layout, Panel};
 pub use sums::{DotProd, I8mm, Neon, Sums};
 
@@ -35,8 +36,10 @@ pub const fn layout<S: Sums>() -> Layout {
 /// Runs a product.
 ///
 /// # Safety
-/// The machine must have the set's features; panel, inputs and output must be as long as format, columns and inputs make them.
+/// The machine must have the set's features.
+#[inline(always)]
 pub unsafe fn run<S: Sums, F: Form>(s: S, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
-    // SAFETY: as the caller promises.
+    check::<F>(4, out, panel, x);
+    // SAFETY: `check` saw that panel, inputs and output are as long as they must be; features are the caller's promise.
     unsafe { if x.n == 1 { s.one::<F>(out.as_mut_ptr(), panel, x) } else { s.many::<F>(out.as_mut_ptr(), panel, x) } }
 }

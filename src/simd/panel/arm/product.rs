@@ -22,6 +22,44 @@ const fn offset<F: Form>() -> i16 {
     if F::SHAPE.bits == 6 || F::SHAPE.bits == 8 { 0 } else { F::SHAPE.offset as i16 }
 }
 
+/// Keeps LLVM from beginning many steps at once and spilling what they hold: what is loaded for one comes after the sums of the last but one. The last's
+/// may still be under way, as cores that work in order need it.
+#[derive(Clone, Copy)]
+struct Pace([int32x4_t; 2]);
+
+impl Pace {
+    #[inline(always)]
+    fn new() -> Self {
+        v!(Self([vdupq_n_s32(0); 2]))
+    }
+
+    /// After the last two of `sums`.
+    #[inline(always)]
+    fn after<const N: usize>(sums: [int32x4_t; N]) -> Self {
+        Self([sums[N.saturating_sub(2)], sums[N - 1]])
+    }
+
+    #[inline(always)]
+    fn step(&mut self) {
+        // SAFETY: no instruction at all.
+        unsafe { std::arch::asm!("/* {0:v} */", in(vreg) self.0[0], options(nostack, preserves_flags)) }
+    }
+
+    #[inline(always)]
+    fn done(&mut self, sums: int32x4_t) {
+        self.0 = [self.0[1], sums];
+    }
+}
+
+/// `x`, of which LLVM is not to know the value: multiplying by a power of two it would make into a shift, a subtraction and a copy.
+#[inline(always)]
+fn hidden(x: int16x4_t) -> int16x4_t {
+    let mut x = x;
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0:v} */", inout(vreg) x, options(pure, nomem, nostack, preserves_flags)) }
+    x
+}
+
 /// # Safety
 /// `x` is to 32 activations.
 #[inline(always)]
@@ -29,9 +67,9 @@ unsafe fn activations(x: *const i8) -> [int8x16_t; 2] {
     v!([vld1q_s8(x), vld1q_s8(x.add(16))])
 }
 
-/// The lower four halves.
+/// Four halves.
 #[inline(always)]
-fn floats(halves: int16x8_t) -> float32x4_t {
+fn floats(halves: int16x4_t) -> float32x4_t {
     let floats: float32x4_t;
     // SAFETY: an instruction that every aarch64 has, between registers.
     unsafe {
@@ -40,7 +78,7 @@ fn floats(halves: int16x8_t) -> float32x4_t {
     floats
 }
 
-/// The upper four halves.
+/// The upper four of eight.
 #[inline(always)]
 fn high_floats(halves: int16x8_t) -> float32x4_t {
     let floats: float32x4_t;
@@ -57,10 +95,7 @@ fn high_floats(halves: int16x8_t) -> float32x4_t {
 /// `p` is to them.
 #[inline(always)]
 unsafe fn four_floats(p: *const u8) -> float32x4_t {
-    v!({
-        let four = vld1_s16(p.cast());
-        floats(vcombine_s16(four, four))
-    })
+    v!(floats(vld1_s16(p.cast())))
 }
 
 /// Scales of up to four blocks of 32, of one input.
@@ -105,7 +140,7 @@ fn small<S: Sums, F: Form, const K: i32>(
     v!({
         let mut sums = s.all::<F>(w, x);
         if offset::<F>() != 0 {
-            sums = vmlal_lane_s16::<K>(sums, vdup_n_s16(-offset::<F>()), few.sums);
+            sums = vmlal_lane_s16::<K>(sums, hidden(vdup_n_s16(-offset::<F>())), few.sums);
         }
         let y = vfmaq_laneq_f32::<K>(y, vmulq_f32(vcvtq_f32_s32(sums), scale), few.scales);
         if F::SHAPE.minima { vfmaq_laneq_f32::<K>(y, minimum, few.totals) } else { y }
@@ -124,7 +159,7 @@ pub unsafe fn one<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &I
     let mut blocks = x.cols / F::SHAPE.block;
     // SAFETY: pointers go through panel and input as their lengths, checked before, allow.
     unsafe {
-        let mut y = vdupq_n_f32(0.0);
+        let (mut y, mut pace) = (vdupq_n_f32(0.0), Pace::new());
         if F::SHAPE.block == 32 {
             let none = vdupq_n_f32(0.0);
             while blocks >= 4 {
@@ -134,14 +169,16 @@ pub unsafe fn one<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &I
                         |i| if i < 2 || F::SHAPE.minima { vld1q_s16(scales.cast::<i16>().add(8 * i)) } else { vdupq_n_s16(0) },
                     );
                 let pick = |k: usize| match (F::SHAPE.minima, k % 2) {
-                    (true, _) => (floats(halves[k]), high_floats(halves[k])),
-                    (false, 0) => (floats(halves[k / 2]), none),
+                    (true, _) => (floats(v!(vget_low_s16(halves[k]))), high_floats(halves[k])),
+                    (false, 0) => (floats(v!(vget_low_s16(halves[k / 2]))), none),
                     (false, _) => (high_floats(halves[k / 2]), none),
                 };
                 macro_rules! block {
                     ($($k:literal)*) => {$(
+                        pace.step();
                         let (w, (scale, minimum)) = (unpack::<F>(quants.add($k * step_bytes::<F>())), pick($k));
                         y = small::<S, F, $k>(s, y, &w, activations(input.add(32 * $k)), &few, scale, minimum);
+                        pace.done(vreinterpretq_s32_f32(y));
                     )*};
                 }
                 block!(0 1 2 3);
@@ -160,8 +197,9 @@ pub unsafe fn one<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &I
                 let mut block = [Super::new()];
                 macro_rules! pairs {
                     ($($p:literal)*) => {$(
-                        let w = [unpack::<F>(quants.add(2 * $p * step_bytes::<F>())), unpack::<F>(quants.add((2 * $p + 1) * step_bytes::<F>()))];
-                        pair::<S, F, 1>(s, &mut block, &w, parts::<F>(scales).0.add($p * pair_scales::<F>()), [input.add(64 * $p)], [sums.add($p * 64 / F::SHAPE.sub)]);
+                        let w = quants.add(2 * $p * step_bytes::<F>());
+                        let scales = parts::<F>(scales).0.add($p * pair_scales::<F>());
+                        pair::<S, F, 1, false>(s, &mut pace, &mut block, w, scales, [input.add(64 * $p)], [sums.add($p * 64 / F::SHAPE.sub)]);
                     )*};
                 }
                 pairs!(0 1 2 3);
@@ -207,38 +245,79 @@ unsafe fn parts<F: Form>(scales: *const u8) -> (*const u8, *const u8) {
     }
 }
 
+/// The quants of a step, which `UNPACKED` are 128 bytes.
+///
+/// # Safety
+/// `from` is to the step.
+#[inline(always)]
+unsafe fn step<F: Form, const UNPACKED: bool>(from: *const u8) -> Step {
+    if !UNPACKED {
+        return v!(unpack::<F>(from));
+    }
+    let w = from.cast::<i8>();
+    v!([
+        vld1q_s8(w),
+        vld1q_s8(w.add(16)),
+        vld1q_s8(w.add(32)),
+        vld1q_s8(w.add(48)),
+        vld1q_s8(w.add(64)),
+        vld1q_s8(w.add(80)),
+        vld1q_s8(w.add(96)),
+        vld1q_s8(w.add(112)),
+    ])
+}
+
 /// Takes two steps in, for `N` inputs.
 ///
 /// # Safety
-/// `scales` is to their sub-blocks', `x` to 64 activations each, `sums` to the sums of their sub-blocks.
+/// `w` is to the steps, `scales` to their sub-blocks', `x` to 64 activations each, `sums` to the sums of their sub-blocks.
 #[inline(always)]
-unsafe fn pair<S: Sums, F: Form, const N: usize>(
+unsafe fn pair<S: Sums, F: Form, const N: usize, const UNPACKED: bool>(
     s: S,
+    pace: &mut Pace,
     blocks: &mut [Super; N],
-    w: &[Step; 2],
+    w: *const u8,
     scales: *const u8,
     x: [*const i8; N],
     sums: [*const i16; N],
 ) {
+    let bytes = if UNPACKED { 128 } else { step_bytes::<F>() };
     // SAFETY: as the caller promises.
     unsafe {
+        pace.step();
         let wide =
             |eight: uint8x8_t| if F::UNSIGNED { vreinterpretq_s16_u16(vmovl_u8(eight)) } else { vmovl_s8(vreinterpret_s8_u8(eight)) };
         if F::SHAPE.sub == 32 {
             let scales = wide(vld1_u8(scales));
-            for (h, scale) in [vmovl_s16(vget_low_s16(scales)), vmovl_high_s16(scales)].into_iter().enumerate() {
-                for k in 0..N {
-                    blocks[k].total = vmlaq_s32(blocks[k].total, s.all::<F>(&w[h], activations(x[k].add(32 * h))), scale);
-                }
+            macro_rules! half {
+                ($h:literal, $scale:expr) => {
+                    pace.step();
+                    let (w, scale) = (step::<F, UNPACKED>(w.add($h * bytes)), $scale);
+                    for k in 0..N {
+                        pace.step();
+                        blocks[k].total = vmlaq_s32(blocks[k].total, s.all::<F>(&w, activations(x[k].add(32 * $h))), scale);
+                        pace.done(blocks[k].total);
+                    }
+                };
             }
+            half!(0, vmovl_s16(vget_low_s16(scales)));
+            half!(1, vmovl_high_s16(scales));
         } else {
             let scales = vld1q_u8(scales);
             let scales = [wide(vget_low_u8(scales)), wide(vget_high_u8(scales))];
-            for h in 0..2 {
-                for k in 0..N {
-                    blocks[k].total = s.halves::<F>(blocks[k].total, &w[h], activations(x[k].add(32 * h)), scales[h]);
-                }
+            macro_rules! half {
+                ($h:literal) => {
+                    pace.step();
+                    let w = step::<F, UNPACKED>(w.add($h * bytes));
+                    for k in 0..N {
+                        pace.step();
+                        blocks[k].total = s.halves::<F>(blocks[k].total, &w, activations(x[k].add(32 * $h)), scales[$h]);
+                        pace.done(blocks[k].total);
+                    }
+                };
             }
+            half!(0);
+            half!(1);
             if offset::<F>() != 0 && !F::SHAPE.minima {
                 for k in 0..N {
                     let sums = vld1_s16(sums[k]);
@@ -277,14 +356,14 @@ unsafe fn end<F: Form, const N: usize>(
             let scale = four_floats(scales.add(8));
             let least = minima::<F, N>(parts::<F>(scales).1, sums);
             for k in 0..N {
-                y[k] = vfmsq_n_f32(y[k], vmulq_f32(vcvtq_f32_s32(least[k]), scale), *dx[k]);
+                y[k] = vfmaq_n_f32(y[k], vmulq_f32(vcvtq_f32_s32(least[k]), scale), *dx[k]);
             }
         }
         y
     }
 }
 
-/// The minima of a block of 256 times the sums of their activations.
+/// Less the minima of a block of 256 times the sums of their activations.
 ///
 /// # Safety
 /// `minima` is to the block's minima, `sums` to the sums of its sub-blocks.
@@ -301,7 +380,7 @@ unsafe fn minima<F: Form, const N: usize>(minima: *const u8, sums: [*const i16; 
     }
 }
 
-/// Adds those of eight sub-blocks.
+/// Takes those of eight sub-blocks off.
 ///
 /// # Safety
 /// As [`minima`] says.
@@ -315,10 +394,10 @@ unsafe fn eight_minima<const N: usize>(acc: &mut [int32x4_t; N], minima: *const 
                 let m = vld1q_u8(minima.add(16 * $q));
                 let (low, high) = (vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(m))), vreinterpretq_s16_u16(vmovl_high_u8(m)));
                 for k in 0..N {
-                    let a = vmlal_laneq_s16::<$a>(acc[k], vget_low_s16(low), sums[k]);
-                    let a = vmlal_high_laneq_s16::<$b>(a, low, sums[k]);
-                    let a = vmlal_laneq_s16::<$c>(a, vget_low_s16(high), sums[k]);
-                    acc[k] = vmlal_high_laneq_s16::<$d>(a, high, sums[k]);
+                    let a = vmlsl_laneq_s16::<$a>(acc[k], vget_low_s16(low), sums[k]);
+                    let a = vmlsl_high_laneq_s16::<$b>(a, low, sums[k]);
+                    let a = vmlsl_laneq_s16::<$c>(a, vget_low_s16(high), sums[k]);
+                    acc[k] = vmlsl_high_laneq_s16::<$d>(a, high, sums[k]);
                 }
             )*};
         }
@@ -353,7 +432,7 @@ pub unsafe fn many<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &
                     }
                 }
             }
-            let w = if F::SHAPE.bits < 8 { room.cast_const() } else { packed.cast() };
+            let w = if F::SHAPE.bits < 8 { room.cast_const().cast() } else { packed };
             let scales = scales.add(at / F::SHAPE.block * F::SHAPE.block_bytes(4));
             let mut i = 0;
             while i < x.n {
@@ -408,18 +487,21 @@ impl Input {
 /// # Safety
 /// As [`many`] says.
 #[inline(always)]
-unsafe fn tile<S: Sums, F: Form, const N: usize>(s: S, mut w: *const i8, mut scales: *const u8, steps: usize, inputs: [Input; N]) {
+unsafe fn tile<S: Sums, F: Form, const N: usize>(s: S, mut w: *const u8, mut scales: *const u8, steps: usize, inputs: [Input; N]) {
     // SAFETY: as the caller promises.
     unsafe {
-        let step = |w: *const i8| -> Step { std::array::from_fn(|g| vld1q_s8(w.add(16 * g))) };
         let mut y: [float32x4_t; N] = std::array::from_fn(|k| vld1q_f32(inputs[k].out));
         if F::SHAPE.block == 32 {
             for i in 0..steps {
-                let (q, scale) = (step(w), four_floats(scales));
+                let mut pace = Pace::after(std::array::from_fn::<_, N, _>(|k| vreinterpretq_s32_f32(y[k])));
+                pace.step();
+                let (q, scale) = (step::<F, true>(w), four_floats(scales));
                 let minimum = if F::SHAPE.minima { four_floats(scales.add(8)) } else { scale };
                 for k in 0..N {
+                    pace.step();
                     let few = Few::read::<F, true>(inputs[k].scales.add(i), inputs[k].sums.add(i));
                     y[k] = small::<S, F, 0>(s, y[k], &q, activations(inputs[k].x.add(32 * i)), &few, scale, minimum);
+                    pace.done(vreinterpretq_s32_f32(y[k]));
                 }
                 (w, scales) = (w.add(128), scales.add(F::SHAPE.block_bytes(4)));
             }
@@ -430,14 +512,8 @@ unsafe fn tile<S: Sums, F: Form, const N: usize>(s: S, mut w: *const i8, mut sca
                 for p in 0..4 {
                     let x = std::array::from_fn(|k| inputs[k].x.add(256 * b + 64 * p));
                     let sums: [*const i16; N] = std::array::from_fn(|k| sums[k].add(p * 64 / F::SHAPE.sub));
-                    pair::<S, F, N>(
-                        s,
-                        &mut blocks,
-                        &[step(w), step(w.add(128))],
-                        parts::<F>(scales).0.add(p * pair_scales::<F>()),
-                        x,
-                        sums,
-                    );
+                    let mut pace = Pace::after(std::array::from_fn::<_, N, _>(|k| blocks[k].total));
+                    pair::<S, F, N, true>(s, &mut pace, &mut blocks, w, parts::<F>(scales).0.add(p * pair_scales::<F>()), x, sums);
                     w = w.add(256);
                 }
                 y = end::<F, N>(y, blocks, scales, sums, std::array::from_fn(|k| inputs[k].scales.add(b)));
