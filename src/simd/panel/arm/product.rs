@@ -198,8 +198,8 @@ pub unsafe fn one<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &I
                 macro_rules! pairs {
                     ($($p:literal)*) => {$(
                         let w = quants.add(2 * $p * step_bytes::<F>());
-                        let scales = parts::<F>(scales).0.add($p * pair_scales::<F>());
-                        pair::<S, F, 1, false>(s, &mut pace, &mut block, w, scales, [input.add(64 * $p)], [sums.add($p * 64 / F::SHAPE.sub)]);
+                        let of_pair = parts::<F>(scales).0.add($p * pair_scales::<F>());
+                        pair::<S, F, 1, false>(s, &mut pace, &mut block, w, of_pair, [input.add(64 * $p)], [sums.add($p * 64 / F::SHAPE.sub)]);
                     )*};
                 }
                 pairs!(0 1 2 3);
