@@ -6,12 +6,12 @@ use tinyllm::data::Tokenizer;
 use tinyllm::infer::{Model, Session};
 use tinyllm::model::io::gguf::{self, Card};
 use tinyllm::model::{Config, Decoder, init};
-use tinyllm::quant::GgmlType;
+use tinyllm::quant::FileType;
 
 const PROMPT: usize = 128;
 
 /// The 30m model with random weights, whose speed is that of any others.
-fn model(ty: GgmlType) -> Model {
+fn model(ty: FileType) -> Model {
     let tokenizer = Tokenizer::gpt2();
     let config = Config { n_vocab: Some(tokenizer.n_vocab()), ..Config::named("30m").expect("a preset") };
     let weights = init::initial(&Decoder::spec(&config, None), 1);
@@ -24,7 +24,7 @@ fn model(ty: GgmlType) -> Model {
 }
 
 fn decode(c: &mut Criterion) {
-    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+    for ty in [FileType::F32, FileType::F16, FileType::Q8_0] {
         let model = model(ty);
         let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 97 % 50_000).collect();
         let mut group = c.benchmark_group(format!("30m {}", ty.name()));

@@ -4,54 +4,15 @@
 //! criterion's own figures a table gives medians as GFLOP/s and as a share of the multiply-add peak, which is
 //! measured in registers around each of them: a shared machine's clock moves.
 
+#[path = "common/peak.rs"]
+mod peak;
+
 use criterion::{Criterion, Throughput};
-use std::hint::black_box;
+use peak::{clock, peak};
 use std::time::{Duration, Instant};
 use tinyllm::backend::cpu::Cpu;
 use tinyllm::backend::{AdamLeaf, Backend, Control, Heads, Targets};
 use tinyllm::rng::Rng;
-use tinyllm::simd::{Isa, Op, Simd};
-
-/// 12 independent chains of multiply-adds, enough to hide their latency twice over.
-struct Chains(usize);
-
-impl Op for Chains {
-    type Out = f32;
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        let (a, b) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
-        let mut acc = [s.splat(1.0); 12];
-        for _ in 0..self.0 {
-            for chain in &mut acc {
-                *chain = s.fma(*chain, a, b);
-            }
-        }
-        acc.into_iter().map(|v| s.sum(v)).sum()
-    }
-}
-
-struct Lanes;
-impl Op for Lanes {
-    type Out = usize;
-    fn run<S: Simd>(self, _: S) -> usize {
-        S::LANES
-    }
-}
-
-/// Multiply-adds in registers on all threads at once, GFLOP/s: best of three.
-fn peak(isa: Isa) -> f64 {
-    const STEPS: usize = 1 << 19;
-    let threads = rayon::current_num_threads();
-    let flops = (STEPS * 12 * 2 * isa.run(Lanes) * threads) as f64;
-    (0..3)
-        .map(|_| {
-            let time = clock(|| {
-                rayon::broadcast(|_| black_box(isa.run(Chains(STEPS))));
-            });
-            flops / time.as_secs_f64() / 1e9
-        })
-        .fold(0.0, f64::max)
-}
 
 /// In -0.5..0.5, by a multiplicative hash: quick to make.
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -130,7 +91,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
             let mut rng = Rng::new(4);
             (0..n).map(|_| rng.below(below) as u32).collect::<Vec<_>>()
         };
-        let targets = Targets { count: n, rows: (0..n as u32).collect(), ids: ids(v as u64), weights: vec![1.0 / n as f32; n] };
+        let targets = Targets::<Cpu> { count: n, rows: (0..n as u32).collect(), ids: ids(v as u64), weights: vec![1.0 / n as f32; n] };
         let mut head = cpu.alloc_head(n, c, v).expect("room for the head");
         let (mut loss, mut dx, mut dwte) = (vec![0.0], vec![0.0; n * c], vec![0.0; v * c]);
         all.push(Case {
@@ -171,7 +132,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
     push(
         "norm_backward 2048 x 768",
         16 * n * c,
-        Box::new(move || cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), &dy, &x2, &w2, &stats2, n, c)),
+        Box::new(move || cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), None, &dy, &x2, &w2, &stats2, n, c)),
     );
     let (x, mut y, x2, mut d) = (numbers(n * f, 1), vec![0.0; n * f], numbers(n * f, 1), vec![0.0; n * f]);
     push("gelu 2048 x 3072", 8 * n * f, Box::new(move || cpu.gelu(&mut y, &x, n * f)));
@@ -195,18 +156,6 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
     let mut norm = vec![0.0];
     push("grad_norm, 38.6M", 4 * p, Box::new(move || cpu.grad_norm(&mut norm, &[&g2])));
     all
-}
-
-/// Time of `work`. One thread is charged for what it ran, so that a busy machine does not count.
-fn clock(work: impl FnOnce()) -> Duration {
-    let ran = || {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-    };
-    let (before, start) = (ran(), Instant::now());
-    work();
-    let wall = start.elapsed();
-    if rayon::current_num_threads() == 1 { ran() - before } else { wall }
 }
 
 /// The median of some runs, after one that warms up.

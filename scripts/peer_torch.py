@@ -83,7 +83,7 @@ class Theirs:
 
 def ours(program, args):
     command = [program, "--threads", str(args.threads), "bench", "--model", args.model, "--device", "cpu", "--json", "--steps", str(args.steps)]
-    command += ["--micro-batch", str(args.micro_batch), "--ctx", str(args.ctx)]
+    command += ["--micro-batch", str(args.micro_batch), "--ctx", str(args.ctx), "--no-kernels"]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(out.splitlines()[-1])["tokens_per_s"]
 

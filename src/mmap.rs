@@ -30,6 +30,21 @@ impl Mapped {
             map.advise(memmap2::Advice::WillNeed).ok();
         }
     }
+
+    /// Gives the memory of `part`, a piece of this map, back to the system; it is read from the file again if it is looked at again.
+    ///
+    /// # Panics
+    /// If it is no piece of this map.
+    pub fn release(&self, part: &[u8]) {
+        let Some(map) = &self.0 else { return };
+        let from = (part.as_ptr() as usize).checked_sub(map.as_ptr() as usize).filter(|from| from + part.len() <= map.len());
+        let from = from.expect("a piece of this map");
+        // SAFETY: the map is of a file and is not written to, so that what is dropped comes back the same.
+        #[cfg(unix)]
+        unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, part.len()).ok();
+        }
+    }
 }
 
 impl Deref for Mapped {

@@ -6,7 +6,7 @@ use tinyllm::data::Tokenizer;
 use tinyllm::infer::{Model, Session, log_softmax, most_likely};
 use tinyllm::model::io::gguf::{self, Card};
 use tinyllm::model::{Config, Decoder, HostBatch, Tree, init};
-use tinyllm::quant::GgmlType;
+use tinyllm::quant::FileType;
 use tinyllm::rng::Rng;
 use tinyllm::train::Learner;
 
@@ -28,7 +28,7 @@ fn model() -> (Config, Decoder<Vec<f32>>, Tokenizer) {
     (config, weights, tokenizer)
 }
 
-fn export(path: &Path, ty: GgmlType) -> (Config, Decoder<Vec<f32>>) {
+fn export(path: &Path, ty: FileType) -> (Config, Decoder<Vec<f32>>) {
     let (config, weights, tokenizer) = model();
     let card = Card {
         name: "test".into(),
@@ -43,7 +43,7 @@ fn export(path: &Path, ty: GgmlType) -> (Config, Decoder<Vec<f32>>) {
 }
 
 /// The largest difference of any log-probability at any position of the prompts, and how often the next token differs.
-fn compare(ty: GgmlType) -> (f64, usize, usize) {
+fn compare(ty: FileType) -> (f64, usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let (config, weights) = export(&path, ty);
@@ -72,7 +72,7 @@ fn compare(ty: GgmlType) -> (f64, usize, usize) {
 
 #[test]
 fn exported_f32_is_the_trainers_model() {
-    let (worst, different, places) = compare(GgmlType::F32);
+    let (worst, different, places) = compare(FileType::F32);
     println!("F32: largest difference of a log-probability {worst:.1e}, {different} of {places} next tokens differ");
     // The bar of the project; f32 sums of 96 to 224 terms in another order differ by some 1e-6 of a logit.
     assert!(worst < 1e-3 && different == 0, "{worst} {different}");
@@ -82,7 +82,7 @@ fn exported_f32_is_the_trainers_model() {
 fn smaller_types_lose_what_their_bits_say() {
     // Rounding a weight: 2^-11 of it for F16, half of amax/127 for Q8_0. Logits here deviate by about 4, and through three
     // blocks the worst of 1.6 million places was seen at 2.9e-3 and 7.8e-2; the bars leave a factor of four.
-    for (ty, bar) in [(GgmlType::F16, 1.2e-2), (GgmlType::Q8_0, 0.32)] {
+    for (ty, bar) in [(FileType::F16, 1.2e-2), (FileType::Q8_0, 0.32)] {
         let (worst, different, places) = compare(ty);
         println!("{}: largest difference of a log-probability {worst:.1e}, {different} of {places} next tokens differ", ty.name());
         assert!(worst < bar && worst > 1e-5 && different * 10 < places, "{}: {worst} {different} of {places}", ty.name());

@@ -208,7 +208,7 @@ fn a_damaged_model_is_refused_or_runs() {
     for at in (0..head).step_by(3).chain((head..all.len()).step_by(5003)) {
         let mut bad = all.clone();
         bad[at] ^= [0xff, 0x01, 0x10, 0x80][at % 4];
-        match Gguf::from_bytes("m", &bad).map_err(Into::into).and_then(Model::from_gguf) {
+        match Gguf::from_bytes("m", &bad).map_err(Into::into).and_then(|file| Model::from_gguf(file, tinyllm::simd::Isa::detect())) {
             Err(_) => refused += 1,
             Ok(model) => {
                 ran += 1;

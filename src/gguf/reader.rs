@@ -95,6 +95,13 @@ impl Gguf {
         &self.all()[tensor.start..][..tensor.len]
     }
 
+    /// Gives back the memory of a part of a tensor's [`data`](Self::data) that will hardly be looked at again.
+    pub fn release(&self, part: &[u8]) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            map.release(part);
+        }
+    }
+
     /// All metadata, in the file's order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, View<'_>)> {
         self.entries.iter().filter_map(|e| {

@@ -1,6 +1,6 @@
 //! Metadata values as they lie in the file.
 
-use super::ValueType;
+use super::{Value, ValueType};
 
 /// A metadata value; strings and arrays stay where they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,6 +124,26 @@ impl<'a> View<'a> {
             Self::U64(_) => ValueType::U64,
             Self::I64(_) => ValueType::I64,
             Self::F64(_) => ValueType::F64,
+        }
+    }
+
+    /// The value, to be written elsewhere.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        match *self {
+            Self::U8(x) => Value::U8(x),
+            Self::I8(x) => Value::I8(x),
+            Self::U16(x) => Value::U16(x),
+            Self::I16(x) => Value::I16(x),
+            Self::U32(x) => Value::U32(x),
+            Self::I32(x) => Value::I32(x),
+            Self::F32(x) => Value::F32(x),
+            Self::Bool(x) => Value::Bool(x),
+            Self::String(s) => Value::String(s.into()),
+            Self::Array(a) => Value::Array(a.ty(), a.iter().map(|v| v.to_value()).collect()),
+            Self::U64(x) => Value::U64(x),
+            Self::I64(x) => Value::I64(x),
+            Self::F64(x) => Value::F64(x),
         }
     }
 

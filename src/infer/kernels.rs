@@ -3,8 +3,8 @@
 //! Every sum has one order that does not depend on how many inputs or threads there are, so that a prompt gives the
 //! same bits in one piece and token by token.
 
-use crate::quant::BlockQ8_0;
-use crate::simd::{Isa, Op, Simd, math};
+use crate::quant::GgmlType;
+use crate::simd::{Op, Simd, math};
 
 /// Rows of a matrix whose products are taken together: `x` is loaded once for all of them.
 pub const ROWS: usize = 4;
@@ -90,91 +90,22 @@ fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     dots(s, [a], [b])[0][0]
 }
 
-/// `f(y, x)` into `y`, a vector at a time.
-#[inline(always)]
-fn each<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: impl Fn(S::V, S::V) -> S::V) {
-    let mut ys = y.chunks_exact_mut(S::LANES);
-    let mut xs = x.chunks_exact(S::LANES);
-    for (y, x) in (&mut ys).zip(&mut xs) {
-        s.store(f(s.load(y), s.load(x)), y);
-    }
-    let (y, x) = (ys.into_remainder(), xs.remainder());
-    if !y.is_empty() {
-        s.store_head(f(s.load_head(y), s.load_head(x)), y);
-    }
-}
-
-/// Decodes whole Q8_0 blocks: the loop of `quant`, compiled for the instruction set at hand.
-pub struct DecodeQ8_0<'a> {
+/// Decodes whole blocks: the loop of `quant`, compiled for the instruction set at hand.
+pub struct Decode<'a> {
+    /// Their format.
+    pub ty: GgmlType,
     /// The weights.
     pub out: &'a mut [f32],
     /// Their blocks.
-    pub blocks: &'a [BlockQ8_0],
+    pub bytes: &'a [u8],
 }
 
-impl Op for DecodeQ8_0<'_> {
+impl Op for Decode<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, block) in self.out.as_chunks_mut().0.iter_mut().zip(self.blocks) {
-            *out = block.dequantize();
-        }
+        self.ty.dequantize_row_inlined(self.out, self.bytes);
     }
-}
-
-/// Where keys and values come from: `row(buffer)` gives a row, in the buffer or from where it lies.
-pub trait Rows: Sync {
-    /// The row of a position, `(D)`.
-    fn row<'a>(&'a self, position: usize, room: &'a mut [f32]) -> &'a [f32];
-}
-
-/// `out (D)` = what a query sees of `scores.len()` positions.
-pub struct Attend<'a, K: Rows> {
-    /// `(D)`
-    pub out: &'a mut [f32],
-    /// `(D)`
-    pub q: &'a [f32],
-    /// Keys.
-    pub k: K,
-    /// Values.
-    pub v: K,
-    /// Room for a number a position.
-    pub scores: &'a mut [f32],
-    /// Room for a row, `(D)`.
-    pub room: &'a mut [f32],
-}
-
-impl<K: Rows> Op for Attend<'_, K> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { out, q, k, v, scores, room } = self;
-        let scale = 1.0 / (q.len() as f32).sqrt();
-        for (p, score) in scores.iter_mut().enumerate() {
-            *score = dot(s, q, k.row(p, room)) * scale;
-        }
-        softmax(s, scores);
-        out.fill(0.0);
-        for (p, &weight) in scores.iter().enumerate() {
-            let weight = s.splat(weight);
-            each(s, out, v.row(p, room), |y, x| s.fma(weight, x, y));
-        }
-    }
-}
-
-/// `x = exp(x) / sum exp(x)`.
-#[inline(always)]
-fn softmax<S: Simd>(s: S, x: &mut [f32]) {
-    let greatest = x.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let shift = s.splat(greatest);
-    let mut chunks = x.chunks_exact_mut(S::LANES);
-    for chunk in &mut chunks {
-        s.store(math::exp(s, s.sub(s.load(chunk), shift)), chunk);
-    }
-    let rest = chunks.into_remainder();
-    s.store_head(math::exp(s, s.sub(s.load_head(rest), shift)), rest);
-    let inverse = 1.0 / x.iter().sum::<f32>();
-    x.iter_mut().for_each(|v| *v *= inverse);
 }
 
 /// GPT-2's GELU in place.
@@ -213,30 +144,11 @@ pub fn norm(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f64) {
     }
 }
 
-/// What to do with outputs before they are stored.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    /// Nothing.
-    Nothing,
-    /// [`Gelu`].
-    Gelu,
-}
-
-impl After {
-    /// Does it.
-    pub fn apply(self, isa: Isa, y: &mut [f32]) {
-        match self {
-            Self::Nothing => {}
-            Self::Gelu => isa.run(Gelu(y)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::GgmlType;
     use crate::rng::Rng;
+    use crate::simd::Isa;
 
     fn normals(rng: &mut Rng, n: usize) -> Vec<f32> {
         (0..n).map(|_| rng.normal() as f32).collect()
@@ -269,14 +181,16 @@ mod tests {
     #[test]
     fn blocks_decode_as_their_truth_says() {
         let mut rng = Rng::new(4);
-        let mut bytes = vec![];
-        GgmlType::Q8_0.quantize_row(&mut bytes, &normals(&mut rng, 256));
-        let mut truth = vec![0.0; 256];
-        GgmlType::Q8_0.dequantize_row(&mut truth, &bytes);
-        for isa in Isa::available() {
-            let mut out = vec![0.0; 256];
-            isa.run(DecodeQ8_0 { out: &mut out, blocks: bytemuck::cast_slice(&bytes) });
-            assert_eq!(out, truth, "{}", isa.name());
+        for ty in GgmlType::ALL {
+            let mut bytes = vec![];
+            ty.quantize_row(&mut bytes, &normals(&mut rng, 512));
+            let mut truth = vec![0.0; 512];
+            ty.dequantize_row(&mut truth, &bytes);
+            for isa in Isa::available() {
+                let mut out = vec![0.0; 512];
+                isa.run(Decode { ty, out: &mut out, bytes: &bytes });
+                assert_eq!(out, truth, "{} {}", ty.name(), isa.name());
+            }
         }
     }
 
@@ -285,31 +199,13 @@ mod tests {
         for isa in Isa::available() {
             let xs: Vec<f32> = (-201..=200).map(|i| i as f32 / 10.0).collect();
             let mut ys = xs.clone();
-            After::Gelu.apply(isa, &mut ys);
+            isa.run(Gelu(&mut ys));
             for (&x, &y) in xs.iter().zip(&ys) {
                 let x = f64::from(x);
                 let exact = 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
                 // exp of an argument a of up to 40 errs by a 2^-24 relatively.
                 assert!((f64::from(y) - exact).abs() <= 4e-6 * exact.abs() + 1e-7, "{}: {x}: {y} {exact}", isa.name());
             }
-        }
-    }
-
-    #[test]
-    fn softmax_sums_to_one_at_any_height() {
-        struct Softmax<'a>(&'a mut [f32]);
-        impl Op for Softmax<'_> {
-            type Out = ();
-            #[inline(always)]
-            fn run<S: Simd>(self, s: S) {
-                softmax(s, self.0);
-            }
-        }
-        for isa in Isa::available() {
-            let mut x = vec![-1000.0; 37];
-            (x[3], x[36]) = (1000.0, 1000.0);
-            isa.run(Softmax(&mut x));
-            assert_eq!((x[3], x[36], x[0]), (0.5, 0.5, 0.0), "{}", isa.name());
         }
     }
 }

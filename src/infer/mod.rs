@@ -26,17 +26,17 @@
 //! Threads are those of the rayon pool that the calls are made in ([`pool`]); inside it a session allocates nothing.
 //! This is a second reading of the model, apart from the trainer's, and tests hold the two together.
 
-mod cache;
 mod kernels;
 mod labels;
 mod packed;
+mod pass;
 mod sampler;
 mod session;
 mod weights;
 
-pub use cache::{CacheType, KvCache};
+pub use crate::simd::cache::{CacheType, KvCache};
 pub use labels::{continue_greedily, label_log_probs};
-pub use packed::Packed;
+pub use packed::{Activations, Input, Kind, Packed};
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
 pub use session::{Session, SessionError};
 pub use weights::{Block, Linear, Model, ModelError, Norm};

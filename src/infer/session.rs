@@ -1,14 +1,8 @@
 //! Reading tokens with a model, one after another or a prompt at once.
 
-use super::kernels::{self, After};
-use super::weights::Linear;
-use super::{CacheType, KvCache, Model};
-use crate::simd::Isa;
-use rayon::prelude::*;
-
-/// Rows of a prompt that go through a block together: each weight is decoded once for all of them, and what they
-/// need beside the weights (`64 x 4C` numbers) stays in L2.
-const CHUNK: usize = 64;
+use super::pass::{self, CHUNK, Room};
+use super::{CacheType, KvCache, Model, kernels};
+use crate::team::Team;
 
 /// A token that cannot be read. The session is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,34 +32,17 @@ pub enum SessionError {
 /// What a model has read, and the room to read on. After [`new`](Self::new) nothing is allocated.
 pub struct Session<'m> {
     model: &'m Model,
+    team: Team,
     cache: KvCache,
     room: usize,
     tokens: Vec<u32>,
-    scratch: Scratch,
+    pass: Room,
     /// The last token's hidden state after the last norm, `(C)`; valid if `fed`.
     hidden: Vec<f32>,
     fed: bool,
     logits: Vec<f32>,
     /// Whether `logits` is `hidden`'s.
     scored: bool,
-}
-
-/// Room for a chunk's activations; `N <= CHUNK` rows.
-struct Scratch {
-    /// The residual stream, `(N, C)`.
-    x: Vec<f32>,
-    /// Normed rows, or attention's output; `(N, C)`.
-    y: Vec<f32>,
-    /// Queries, keys, values, `(N, 3C)`.
-    qkv: Vec<f32>,
-    /// A matrix product as its threads leave it, `(max(3C, F), N)`.
-    wide: Vec<f32>,
-    /// The MLP's hidden rows, `(N, F)`.
-    ff: Vec<f32>,
-    /// A head's outputs, `(H, N D)`.
-    heads: Vec<f32>,
-    /// A head's scores and a row of its cache, `(H, T + D)`.
-    scores: Vec<f32>,
 }
 
 impl<'m> Session<'m> {
@@ -75,28 +52,26 @@ impl<'m> Session<'m> {
         Self::with(model, model.config.n_ctx, CacheType::F32)
     }
 
-    /// A session of up to `room` positions (no more than the model has) with a cache of the type given.
+    /// A session of up to `room` positions (no more than the model has) with a cache of the type given, on as many threads as rayon's
+    /// current pool has.
     #[must_use]
     pub fn with(model: &'m Model, room: usize, ty: CacheType) -> Self {
+        Self::on(Team::new(rayon::current_num_threads()), model, room, ty)
+    }
+
+    /// The same, run by this team.
+    #[must_use]
+    pub fn on(team: Team, model: &'m Model, room: usize, ty: CacheType) -> Self {
         let cfg = &model.config;
-        let (c, f, h, d) = (cfg.n_embd, cfg.ff(), cfg.n_head, cfg.head_dim());
         let room = room.clamp(1, cfg.n_ctx);
-        let n = CHUNK.min(room);
         Self {
             model,
-            cache: KvCache::new(ty, cfg.n_layer, h, room, d),
+            cache: KvCache::new(ty, cfg.n_layer, cfg.n_head, room, cfg.head_dim()),
             room,
             tokens: Vec::with_capacity(room),
-            scratch: Scratch {
-                x: vec![0.0; n * c],
-                y: vec![0.0; n * c],
-                qkv: vec![0.0; n * 3 * c],
-                wide: vec![0.0; n * f.max(3 * c)],
-                ff: vec![0.0; n * f],
-                heads: vec![0.0; n * c],
-                scores: vec![0.0; h * (room + d)],
-            },
-            hidden: vec![0.0; c],
+            pass: Room::new(model, room, team.members()),
+            team,
+            hidden: vec![0.0; cfg.n_embd],
             fed: false,
             logits: vec![0.0; cfg.vocab()],
             scored: false,
@@ -168,7 +143,8 @@ impl<'m> Session<'m> {
     pub fn logits(&mut self) -> &[f32] {
         assert!(self.fed, "logits follow a token");
         if !self.scored {
-            self.model.head().matmul(self.model.isa, &mut self.logits, &self.hidden, None, 1, After::Nothing);
+            let Self { model, team, logits, hidden, pass, .. } = self;
+            pass::head(team, model.isa, model.head(), logits, hidden, pass);
             self.scored = true;
         }
         &self.logits
@@ -178,102 +154,19 @@ impl<'m> Session<'m> {
     ///
     /// # Panics
     /// As [`logits`](Self::logits); if a number is no token; if `out` is shorter than `ids`.
-    pub fn logits_of(&self, out: &mut [f32], ids: &[u32]) {
+    pub fn logits_of(&mut self, out: &mut [f32], ids: &[u32]) {
         assert!(self.fed, "logits follow a token");
-        self.model.head().matvec(self.model.isa, out, ids, &self.hidden);
+        pass::some(self.model.isa, self.model.head(), out, ids, &self.hidden, &mut self.pass);
     }
 
     /// Reads up to [`CHUNK`] tokens, which fit.
     fn chunk(&mut self, tokens: &[u32]) {
-        let (n, c, start) = (tokens.len(), self.model.config.n_embd, self.tokens.len());
-        let Scratch { x, y, qkv, wide, ff, heads, scores } = &mut self.scratch;
-        for (r, &id) in tokens.iter().enumerate() {
-            let (x, p) = (&mut x[r * c..][..c], &mut y[..c]);
-            self.model.token_embd.row(x, id as usize);
-            self.model.position_embd.row(p, start + r);
-            kernels::add(x, p);
-        }
-        let (isa, eps) = (self.model.isa, self.model.norm_eps);
-        for (layer, block) in self.model.blocks.iter().enumerate() {
-            for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
-                kernels::norm(y, x, &block.attn_norm.w, &block.attn_norm.b, eps);
-            }
-            linear(isa, qkv, wide, &block.attn_qkv, y, n, After::Nothing);
-            for (r, row) in qkv[..n * 3 * c].chunks(3 * c).enumerate() {
-                self.cache.put(layer, start + r, &row[c..2 * c], &row[2 * c..]);
-            }
-            attention(isa, y, heads, scores, &self.cache, qkv, layer, start, n);
-            linear_add(isa, x, wide, &block.attn_output, y, n);
-            for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
-                kernels::norm(y, x, &block.ffn_norm.w, &block.ffn_norm.b, eps);
-            }
-            linear(isa, ff, wide, &block.ffn_up, y, n, After::Gelu);
-            linear_add(isa, x, wide, &block.ffn_down, ff, n);
-        }
-        kernels::norm(&mut self.hidden, &x[(n - 1) * c..][..c], &self.model.output_norm.w, &self.model.output_norm.b, eps);
+        let Self { model, team, cache, pass, hidden, .. } = self;
+        let (n, c, start) = (tokens.len(), model.config.n_embd, self.tokens.len());
+        pass::run(team, model, pass, cache, tokens, start);
+        let norm = &model.output_norm;
+        kernels::norm(hidden, &pass.x[(n - 1) * c..][..c], &norm.w, &norm.b, model.norm_eps);
         self.tokens.extend_from_slice(tokens);
         (self.fed, self.scored) = (true, false);
-    }
-}
-
-/// `y (N, O) = after(x w^T + b)`, by way of `wide (O, N)`.
-fn linear(isa: Isa, y: &mut [f32], wide: &mut [f32], w: &Linear, x: &[f32], n: usize, after: After) {
-    let o = w.w.rows();
-    if n == 1 {
-        return w.w.matmul(isa, y, x, Some(&w.b), 1, after);
-    }
-    w.w.matmul(isa, wide, x, Some(&w.b), n, after);
-    for (i, column) in wide[..o * n].chunks(n).enumerate() {
-        for (r, v) in column.iter().enumerate() {
-            y[r * o + i] = *v;
-        }
-    }
-}
-
-/// `x (N, O) += y w^T + b`: back into the residual stream.
-fn linear_add(isa: Isa, x: &mut [f32], wide: &mut [f32], w: &Linear, y: &[f32], n: usize) {
-    let o = w.w.rows();
-    w.w.matmul(isa, wide, y, Some(&w.b), n, After::Nothing);
-    for (i, column) in wide[..o * n].chunks(n).enumerate() {
-        for (r, v) in column.iter().enumerate() {
-            x[r * o + i] += v;
-        }
-    }
-}
-
-/// `y (N, C)` = attention of the rows from position `start` on, a thread a head.
-///
-/// `qkv (N, 3C)`; `heads (H, N D)` and `scores (H, T + D)` are room to work in.
-fn attention(
-    isa: Isa,
-    y: &mut [f32],
-    heads: &mut [f32],
-    scores: &mut [f32],
-    cache: &KvCache,
-    qkv: &[f32],
-    layer: usize,
-    start: usize,
-    n: usize,
-) {
-    let (h, d) = cache.heads();
-    let c = h * d;
-    let heads = &mut heads[..n * c];
-    let each = scores.len() / h;
-    let work = |(head, (out, room)): (usize, (&mut [f32], &mut [f32]))| {
-        let (row, scores) = room.split_at_mut(d);
-        for (r, out) in out.chunks_mut(d).enumerate() {
-            let q = &qkv[r * 3 * c + head * d..][..d];
-            cache.attend(isa, out, layer, head, start + r, q, scores, row);
-        }
-    };
-    if rayon::current_num_threads() == 1 {
-        heads.chunks_mut(n * d).zip(scores.chunks_mut(each)).enumerate().for_each(work);
-    } else {
-        heads.par_chunks_mut(n * d).zip(scores.par_chunks_mut(each)).enumerate().for_each(work);
-    }
-    for (head, rows) in heads.chunks(n * d).enumerate() {
-        for (r, row) in rows.chunks(d).enumerate() {
-            y[r * c + head * d..][..d].copy_from_slice(row);
-        }
     }
 }

@@ -6,6 +6,7 @@ use crate::gguf::{Gguf, GgufError, TensorInfo, View};
 use crate::model::{Config, ConfigError};
 use crate::quant::GgmlType;
 use crate::simd::Isa;
+use crate::simd::panel::Dots;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,18 +86,23 @@ pub struct Model {
     pub output: Option<Packed>,
     /// The file, with its metadata.
     pub file: Arc<Gguf>,
-    /// The instruction set to run with; the machine's best, unless it is set to another.
+    /// The instruction set that it is ready for.
     pub isa: Isa,
 }
 
 impl Model {
     /// Maps a file and checks that it is a whole GPT-2.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        Self::from_gguf(Gguf::open(path)?)
+        Self::open_for(path, Isa::detect())
+    }
+
+    /// The same, made ready for an instruction set.
+    pub fn open_for(path: &Path, isa: Isa) -> Result<Self, ModelError> {
+        Self::from_gguf(Gguf::open(path)?, isa)
     }
 
     /// A model over an open file.
-    pub fn from_gguf(file: Gguf) -> Result<Self, ModelError> {
+    pub fn from_gguf(file: Gguf, isa: Isa) -> Result<Self, ModelError> {
         let architecture = file.string("general.architecture")?;
         if architecture != "gpt2" {
             let what = format!("the architecture is '{architecture:.40}', and only gpt2 can be run");
@@ -110,7 +116,9 @@ impl Model {
         let tokenizer = tokenizer(&file)?;
         let config = config(&file, tokenizer.n_vocab())?;
         let file = Arc::new(file);
-        let load = Loader { file: &file };
+        // Weights are read once, from end to end.
+        file.prefault();
+        let load = Loader { file: &file, dots: Dots::under(isa) };
         let (c, f, v) = (config.n_embd, config.ff(), config.vocab());
         let blocks = (0..config.n_layer).map(|i| load.block(&format!("blk.{i}"), c, f)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -123,7 +131,7 @@ impl Model {
             config,
             tokenizer,
             file: file.clone(),
-            isa: Isa::detect(),
+            isa,
         })
     }
 
@@ -193,6 +201,7 @@ fn tokenizer(file: &Gguf) -> Result<Tokenizer, ModelError> {
 /// Finds tensors and holds them to their shapes.
 struct Loader<'a> {
     file: &'a Arc<Gguf>,
+    dots: Dots,
 }
 
 impl Loader<'_> {
@@ -212,7 +221,7 @@ impl Loader<'_> {
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Packed, GgufError> {
         let (tensor, ty) = self.tensor(name, &[cols, rows])?;
-        Ok(Packed::new(self.file.clone(), tensor.clone(), ty, rows, cols))
+        Ok(Packed::load(self.file, tensor.clone(), ty, rows, cols, self.dots))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {

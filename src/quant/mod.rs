@@ -1,18 +1,50 @@
 //! Block formats: what a tensor's bytes mean, and the scalar truth of each format.
 //!
 //! A format cuts a row into blocks of [`GgmlType::block_len`] weights and stores each block in
-//! [`GgmlType::block_bytes`] bytes, little-endian, as ggml does. The functions here are plain loops: every faster
-//! kernel is held to them. A further format (the K-quants) is a further file and a further arm below.
+//! [`GgmlType::block_bytes`] bytes, little-endian, as ggml does. Decoding is plain loops: every faster kernel is held to
+//! them. Encoding gives the bytes of ggml's reference quantizer, or with importance (how large a column's inputs are,
+//! in the mean of their squares) blocks that err less where it counts. [`FileType`] says which tensor of a model gets which format.
+//!
+//! | file | formats |
+//! | --- | --- |
+//! | here | `F32`, `F16`, `BF16` |
+//! | `q8_0` | `Q8_0` |
+//! | `q45` | `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1` |
+//! | `q2_k`, `q45_k` over `affine_k` | `Q2_K`; `Q4_K`, `Q5_K` |
+//! | `q3_k`, `q6_k` over `symmetric_k` | `Q3_K`; `Q6_K` |
 
-pub mod q8_0;
+mod affine_k;
+mod block;
+mod filetype;
+mod fit;
+mod importance;
+mod q2_k;
+mod q3_k;
+mod q45;
+mod q45_k;
+mod q6_k;
+mod q8_0;
+mod symmetric_k;
+#[cfg(test)]
+mod tests;
 
+pub use block::Block;
+pub use filetype::{Choice, FileType};
+pub use importance::Importance;
+pub use q2_k::BlockQ2K;
+pub use q3_k::{BlockQ3K, unpack_scales as unpack_q3_k_scales};
+pub use q6_k::BlockQ6K;
 pub use q8_0::BlockQ8_0;
+pub use q45::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1};
+pub use q45_k::{BlockQ4K, BlockQ5K, unpack_scales as unpack_q45_k_scales};
 
+use crate::simd::Isa;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
+use std::marker::PhantomData;
 
 /// The formats that can be computed with, by ggml's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(non_camel_case_types)]
 pub enum GgmlType {
     /// 32-bit floating point.
@@ -23,11 +55,43 @@ pub enum GgmlType {
     BF16,
     /// 32 weights as 8-bit integers with one `F16` scale: 8.5 bits a weight.
     Q8_0,
+    /// 256 weights of 6 bits: 6.5625 bits a weight.
+    Q6_K,
+    /// 32 weights of 5 bits with a scale and a minimum: 6 bits a weight.
+    Q5_1,
+    /// 256 weights of 5 bits: 5.5 bits a weight.
+    Q5_K,
+    /// 32 weights of 5 bits with a scale: 5.5 bits a weight.
+    Q5_0,
+    /// 32 weights of 4 bits with a scale and a minimum: 5 bits a weight.
+    Q4_1,
+    /// 256 weights of 4 bits: 4.5 bits a weight.
+    Q4_K,
+    /// 32 weights of 4 bits with a scale: 4.5 bits a weight.
+    Q4_0,
+    /// 256 weights of 3 bits: 3.4375 bits a weight.
+    Q3_K,
+    /// 256 weights of 2 bits: 2.625 bits a weight.
+    Q2_K,
 }
 
 impl GgmlType {
     /// All of them, by falling size.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q6_K,
+        Self::Q5_1,
+        Self::Q5_K,
+        Self::Q5_0,
+        Self::Q4_1,
+        Self::Q4_K,
+        Self::Q4_0,
+        Self::Q3_K,
+        Self::Q2_K,
+    ];
 
     /// The number by which GGUF knows the format (`enum ggml_type`).
     #[must_use]
@@ -35,8 +99,17 @@ impl GgmlType {
         match self {
             Self::F32 => 0,
             Self::F16 => 1,
-            Self::BF16 => 30,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
             Self::Q8_0 => 8,
+            Self::Q2_K => 10,
+            Self::Q3_K => 11,
+            Self::Q4_K => 12,
+            Self::Q5_K => 13,
+            Self::Q6_K => 14,
+            Self::BF16 => 30,
         }
     }
 
@@ -46,7 +119,7 @@ impl GgmlType {
         Self::ALL.into_iter().find(|t| t.id() == id)
     }
 
-    /// "F32", "Q8_0".
+    /// "F32", "Q4_K".
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -54,6 +127,15 @@ impl GgmlType {
             Self::F16 => "F16",
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
+            Self::Q6_K => "Q6_K",
+            Self::Q5_1 => "Q5_1",
+            Self::Q5_K => "Q5_K",
+            Self::Q5_0 => "Q5_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q4_K => "Q4_K",
+            Self::Q4_0 => "Q4_0",
+            Self::Q3_K => "Q3_K",
+            Self::Q2_K => "Q2_K",
         }
     }
 
@@ -62,7 +144,8 @@ impl GgmlType {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 => q8_0::LEN,
+            Self::Q8_0 | Self::Q5_1 | Self::Q5_0 | Self::Q4_1 | Self::Q4_0 => 32,
+            Self::Q6_K | Self::Q5_K | Self::Q4_K | Self::Q3_K | Self::Q2_K => 256,
         }
     }
 
@@ -73,7 +156,28 @@ impl GgmlType {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => size_of::<BlockQ8_0>(),
+            Self::Q6_K => size_of::<BlockQ6K>(),
+            Self::Q5_1 => size_of::<BlockQ5_1>(),
+            Self::Q5_K => size_of::<BlockQ5K>(),
+            Self::Q5_0 => size_of::<BlockQ5_0>(),
+            Self::Q4_1 => size_of::<BlockQ4_1>(),
+            Self::Q4_K => size_of::<BlockQ4K>(),
+            Self::Q4_0 => size_of::<BlockQ4_0>(),
+            Self::Q3_K => size_of::<BlockQ3K>(),
+            Self::Q2_K => size_of::<BlockQ2K>(),
         }
+    }
+
+    /// Whether weights are integers in units of a scale.
+    #[must_use]
+    pub const fn is_quantized(self) -> bool {
+        self.block_len() > 1
+    }
+
+    /// Bits that a weight takes.
+    #[must_use]
+    pub const fn bits(self) -> f64 {
+        (8 * self.block_bytes()) as f64 / self.block_len() as f64
     }
 
     /// Bytes of `n` weights.
@@ -91,6 +195,15 @@ impl GgmlType {
     /// # Panics
     /// If `out` is no whole number of blocks, or `bytes` is shorter than they are.
     pub fn dequantize_row(self, out: &mut [f32], bytes: &[u8]) {
+        self.dequantize_row_inlined(out, bytes);
+    }
+
+    /// [`Self::dequantize_row`], for an [`Op`](crate::simd::Op) to have it compiled in its own instructions.
+    ///
+    /// # Panics
+    /// As there.
+    #[inline(always)]
+    pub fn dequantize_row_inlined(self, out: &mut [f32], bytes: &[u8]) {
         let bytes = &bytes[..self.row_bytes(out.len())];
         match self {
             Self::F32 => {
@@ -112,75 +225,56 @@ impl GgmlType {
                     *o = bf16::from_le_bytes(*b).to_f32();
                 }
             }
-            Self::Q8_0 => q8_0::dequantize_row(out, bytes),
+            Self::Q8_0 => block::decode::<BlockQ8_0, 32>(out, bytes),
+            Self::Q6_K => block::decode::<BlockQ6K, 256>(out, bytes),
+            Self::Q5_1 => block::decode::<BlockQ5_1, 32>(out, bytes),
+            Self::Q5_K => block::decode::<BlockQ5K, 256>(out, bytes),
+            Self::Q5_0 => block::decode::<BlockQ5_0, 32>(out, bytes),
+            Self::Q4_1 => block::decode::<BlockQ4_1, 32>(out, bytes),
+            Self::Q4_K => block::decode::<BlockQ4K, 256>(out, bytes),
+            Self::Q4_0 => block::decode::<BlockQ4_0, 32>(out, bytes),
+            Self::Q3_K => block::decode::<BlockQ3K, 256>(out, bytes),
+            Self::Q2_K => block::decode::<BlockQ2K, 256>(out, bytes),
         }
     }
 
-    /// Encodes a row onto the end of `out`, rounding to nearest.
+    /// Encodes a row, or several that follow each other, onto the end of `out`: ggml's reference, byte for byte.
     ///
     /// # Panics
     /// If `row` is no whole number of blocks.
     pub fn quantize_row(self, out: &mut Vec<u8>, row: &[f32]) {
-        out.reserve(self.row_bytes(row.len()));
+        self.quantize_rows(Isa::detect(), out, row, None);
+    }
+
+    /// Encodes rows onto the end of `out` with the instruction set given, which changes no bit. `importance`, a number
+    /// from 0 up for each column, has the error weighed by it: `sum importance (w - decoded)^2` becomes small.
+    ///
+    /// # Panics
+    /// If a row (or without importance all of `rows`) is no whole number of blocks, or `rows` no whole number of rows.
+    pub fn quantize_rows(self, isa: Isa, out: &mut Vec<u8>, rows: &[f32], importance: Option<&[f32]>) {
+        out.reserve(self.row_bytes(rows.len()));
+        if let Some(importance) = importance {
+            assert!(!importance.is_empty() && rows.len().is_multiple_of(importance.len()), "a number for each column");
+            assert!(importance.len().is_multiple_of(self.block_len()), "a row is a whole number of blocks");
+        }
         match self {
-            Self::F32 => row.iter().for_each(|x| out.extend(x.to_le_bytes())),
-            Self::F16 => row.iter().for_each(|&x| out.extend(f16::from_f32(x).to_le_bytes())),
-            Self::BF16 => row.iter().for_each(|&x| out.extend(bf16::from_f32(x).to_le_bytes())),
-            Self::Q8_0 => q8_0::quantize_row(out, row),
+            Self::F32 => rows.iter().for_each(|x| out.extend(x.to_le_bytes())),
+            Self::F16 => rows.iter().for_each(|&x| out.extend(f16::from_f32(x).to_le_bytes())),
+            Self::BF16 => rows.iter().for_each(|&x| out.extend(bf16::from_f32(x).to_le_bytes())),
+            Self::Q8_0 => encode::<BlockQ8_0, 32>(isa, out, rows, importance),
+            Self::Q6_K => encode::<BlockQ6K, 256>(isa, out, rows, importance),
+            Self::Q5_1 => encode::<BlockQ5_1, 32>(isa, out, rows, importance),
+            Self::Q5_K => encode::<BlockQ5K, 256>(isa, out, rows, importance),
+            Self::Q5_0 => encode::<BlockQ5_0, 32>(isa, out, rows, importance),
+            Self::Q4_1 => encode::<BlockQ4_1, 32>(isa, out, rows, importance),
+            Self::Q4_K => encode::<BlockQ4K, 256>(isa, out, rows, importance),
+            Self::Q4_0 => encode::<BlockQ4_0, 32>(isa, out, rows, importance),
+            Self::Q3_K => encode::<BlockQ3K, 256>(isa, out, rows, importance),
+            Self::Q2_K => encode::<BlockQ2K, 256>(isa, out, rows, importance),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rng::Rng;
-
-    #[test]
-    fn every_format_decodes_to_within_its_rounding() {
-        let mut rng = Rng::new(1);
-        let row: Vec<f32> = (0..256).map(|_| rng.normal() as f32).collect();
-        let largest = row.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-        for ty in GgmlType::ALL {
-            let mut bytes = vec![];
-            ty.quantize_row(&mut bytes, &row);
-            assert_eq!(bytes.len(), ty.row_bytes(row.len()), "{}", ty.name());
-            let mut back = vec![0.0; row.len()];
-            ty.dequantize_row(&mut back, &bytes);
-            // Half a unit in the last place of the largest value: 24, 11 and 8 bits of significand; half a step of
-            // 1/127 plus the scale's own rounding to F16 (2^-11 of up to 127 steps).
-            let bound = largest
-                * match ty {
-                    GgmlType::F32 => 0.0,
-                    GgmlType::F16 => 2f32.powi(-11),
-                    GgmlType::BF16 => 2f32.powi(-8),
-                    GgmlType::Q8_0 => 0.5 / 127.0 + 2f32.powi(-11),
-                };
-            for (x, y) in row.iter().zip(&back) {
-                assert!((x - y).abs() <= bound, "{}: {x} became {y}", ty.name());
-            }
-        }
-    }
-
-    #[test]
-    fn odd_addresses_decode_alike() {
-        let row: Vec<f32> = (0..64).map(|i| i as f32 / 7.0 - 4.0).collect();
-        for ty in GgmlType::ALL {
-            let (mut shifted, mut bytes) = (vec![0u8], vec![]);
-            ty.quantize_row(&mut shifted, &row);
-            ty.quantize_row(&mut bytes, &row);
-            let (mut a, mut b) = (vec![0.0; 64], vec![0.0; 64]);
-            ty.dequantize_row(&mut a, &shifted[1..]);
-            ty.dequantize_row(&mut b, &bytes);
-            assert_eq!(a, b, "{}", ty.name());
-        }
-    }
-
-    #[test]
-    fn numbers_name_their_formats() {
-        for ty in GgmlType::ALL {
-            assert_eq!(GgmlType::from_id(ty.id()), Some(ty));
-        }
-        assert_eq!(GgmlType::from_id(12), None, "Q4_K is not computed with yet");
-    }
+fn encode<B: Block<N>, const N: usize>(isa: Isa, bytes: &mut Vec<u8>, w: &[f32], importance: Option<&[f32]>) {
+    isa.run(block::Encode { bytes, w, importance, format: PhantomData::<B> });
 }

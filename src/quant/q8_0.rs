@@ -1,10 +1,16 @@
-//! `Q8_0`: 32 weights share one scale, `w = d q` with `q` in -127..=127.
+//! `Q8_0`: 32 weights share one scale, `w = d q` with `q` in -127..=127: 8.5 bits a weight.
 //!
-//! Encoding is ggml's reference, bit for bit: `d = max |w| / 127` in `f32`, `q = round(w (1 / d))` with halves away
-//! from zero, and only then is `d` rounded to `F16`.
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..2 | `d`: `F16` |
+//! | 2..34 | `q` of each weight, `i8` |
+//!
+//! The reference: `d = max |w| / 127` in `f32`, `q = round(w (1 / d))` with halves away from zero, and only then is `d`
+//! rounded to `F16`. Importance changes nothing: 8 bits leave next to nothing to choose.
 
+use super::block::{Block, half, to_half};
+use crate::simd::Simd;
 use bytemuck::{Pod, Zeroable};
-use half::f16;
 
 /// Weights of a block.
 pub const LEN: usize = 32;
@@ -22,42 +28,40 @@ const _: () = assert!(size_of::<BlockQ8_0>() == 34 && align_of::<BlockQ8_0>() ==
 
 impl BlockQ8_0 {
     /// The block nearest to 32 weights.
+    #[inline(always)]
     #[must_use]
     pub fn quantize(w: &[f32; LEN]) -> Self {
-        let largest = w.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        let largest = w.iter().fold(0.0f32, |a, x| if x.abs() > a { x.abs() } else { a });
         let d = largest / 127.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        Self { d: f16::from_f32(d).to_le_bytes(), qs: w.map(|x| (x * inverse).round() as i8) }
+        // A scale too small to divide by leaves zeros, as none does.
+        let inverse = if d > 0.0 && (1.0 / d).is_finite() { 1.0 / d } else { 0.0 };
+        let qs = w.map(|x| {
+            // Halves away from zero, in steps that all vectors have.
+            let whole = (x * inverse) as i32;
+            let rest = x * inverse - whole as f32;
+            (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8
+        });
+        Self { d: to_half(d).0, qs }
     }
 
     /// The scale.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn scale(&self) -> f32 {
-        f16::from_le_bytes(self.d).to_f32()
+        half(self.d)
+    }
+}
+
+impl Block<LEN> for BlockQ8_0 {
+    #[inline(always)]
+    fn encode<S: Simd>(_: S, blocks: &mut [Self], w: &[[f32; LEN]], _: Option<&[[f32; LEN]]>) {
+        blocks.iter_mut().zip(w).for_each(|(block, w)| *block = Self::quantize(w));
     }
 
-    /// The 32 weights.
-    #[inline(always)] // so that callers compiled for AVX2 and the like get it in their own instructions
-    #[must_use]
-    pub fn dequantize(&self) -> [f32; LEN] {
+    #[inline(always)]
+    fn dequantize(&self) -> [f32; LEN] {
         let d = self.scale();
         self.qs.map(|q| f32::from(q) * d)
-    }
-}
-
-/// Encodes a row of whole blocks onto the end of `out`.
-pub(super) fn quantize_row(out: &mut Vec<u8>, row: &[f32]) {
-    for w in row.as_chunks::<LEN>().0 {
-        out.extend_from_slice(bytemuck::bytes_of(&BlockQ8_0::quantize(w)));
-    }
-}
-
-/// Decodes a row of whole blocks.
-pub(super) fn dequantize_row(out: &mut [f32], bytes: &[u8]) {
-    let blocks: &[BlockQ8_0] = bytemuck::cast_slice(bytes);
-    for (o, block) in out.as_chunks_mut::<LEN>().0.iter_mut().zip(blocks) {
-        *o = block.dequantize();
     }
 }
 

@@ -8,12 +8,13 @@
 //! What is parallel is cut along outputs, and every sum has one order that depends on sizes alone: results
 //! have the same bits whatever the number of threads. They may differ in the last bits between instruction sets.
 //!
-//! - [`gemm`]: matrix products; [`attention`]: in tiles; [`elements`], [`norm`], [`softmax`], [`dropout`], [`adamw`]: the rest
+//! - [`gemm`]: matrix products; [`attention`]: in tiles; [`cache`]: over keys and values kept; [`elements`], [`norm`], [`softmax`], [`dropout`], [`adamw`]: the rest
 //! - [`math`]: `exp` and GELU over vectors
 #![allow(unsafe_code)] // Intrinsics, and tiles of one output written by several threads.
 
 pub mod adamw;
 pub mod attention;
+pub mod cache;
 pub mod dropout;
 pub mod elements;
 pub mod gemm;
@@ -75,7 +76,7 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             if avx2 && is_x86_feature_detected!("avx512f") {
                 all.push(Self(Kind::Avx512));
             }

@@ -2,7 +2,9 @@
 
 use super::Op;
 use super::vector::{Simd, Tile, tiles};
+use half::f16;
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 /// Wraps an intrinsic.
 macro_rules! v {
@@ -28,6 +30,7 @@ pub unsafe fn enter<O: Op>(op: O) -> O::Out {
 
 impl Simd for Neon {
     type V = float32x4_t;
+    type Wide = [float32x4_t; 4];
     const LANES: usize = 4;
     // 12 x 2 accumulators, 2 of B, the rest for broadcasts: within the 32 registers.
     const ROWS: &'static [usize] = &[12, 8, 4, 2, 1];
@@ -128,6 +131,40 @@ impl Simd for Neon {
         v!(vmaxvq_f32(a))
     }
     #[inline(always)]
+    fn wide(self, src: &[f32; 16]) -> [float32x4_t; 4] {
+        let src = src.as_ptr();
+        v!([vld1q_f32(src), vld1q_f32(src.add(4)), vld1q_f32(src.add(8)), vld1q_f32(src.add(12))])
+    }
+    #[inline(always)]
+    fn wide_f16(self, src: &[f16; 16]) -> [float32x4_t; 4] {
+        let src: *const u16 = src.as_ptr().cast();
+        v!({
+            let (low, high) = (vld1q_u16(src), vld1q_u16(src.add(8)));
+            [widen(low), widen_high(low), widen(high), widen_high(high)]
+        })
+    }
+    #[inline(always)]
+    fn wide_i8(self, src: &[i8; 16]) -> [float32x4_t; 4] {
+        v!({
+            let all = vld1q_s8(src.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(all)), vmovl_high_s8(all));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_high_s16(low)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_high_s16(high)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn narrow_f16(self, a: [float32x4_t; 4]) -> [f16; 16] {
+        let mut out = [f16::ZERO; 16];
+        for (four, a) in out.chunks_exact_mut(4).zip(a) {
+            v!(vst1_u16(four.as_mut_ptr().cast(), narrow(a)));
+        }
+        out
+    }
+    #[inline(always)]
     unsafe fn tile<const AI: usize>(self, t: Tile) {
         #[target_feature(enable = "neon")]
         unsafe fn body<const AI: usize>(s: Neon, t: Tile) {
@@ -140,6 +177,42 @@ impl Simd for Neon {
     unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
         v!(interleave(dst, width, src, stride, rows, k));
     }
+}
+
+/// The lower four of eight halves. The types of the intrinsics for this are not stable.
+///
+/// # Safety
+/// The machine must have NEON.
+#[inline(always)]
+unsafe fn widen(a: uint16x8_t) -> float32x4_t {
+    let out;
+    // SAFETY: an instruction of NEON that reads and writes registers alone.
+    unsafe { asm!("fcvtl {0:v}.4s, {1:v}.4h", lateout(vreg) out, in(vreg) a, options(pure, nomem, nostack, preserves_flags)) };
+    out
+}
+
+/// The upper four of eight halves.
+///
+/// # Safety
+/// The machine must have NEON.
+#[inline(always)]
+unsafe fn widen_high(a: uint16x8_t) -> float32x4_t {
+    let out;
+    // SAFETY: as above.
+    unsafe { asm!("fcvtl2 {0:v}.4s, {1:v}.8h", lateout(vreg) out, in(vreg) a, options(pure, nomem, nostack, preserves_flags)) };
+    out
+}
+
+/// Four halves.
+///
+/// # Safety
+/// The machine must have NEON.
+#[inline(always)]
+unsafe fn narrow(a: float32x4_t) -> uint16x4_t {
+    let out;
+    // SAFETY: as above.
+    unsafe { asm!("fcvtn {0:v}.4h, {1:v}.4s", lateout(vreg) out, in(vreg) a, options(pure, nomem, nostack, preserves_flags)) };
+    out
 }
 
 /// [`Simd::interleave`] in squares of 4 x 4.

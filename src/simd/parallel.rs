@@ -19,21 +19,28 @@ pub const WORTH: usize = 1 << 16;
 pub const BITE: usize = 1 << 14;
 
 /// One output, written by several tasks in disjoint parts.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    start: *mut f32,
+#[derive(Debug)]
+pub struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    _borrow: std::marker::PhantomData<&'a mut [f32]>,
+    _borrow: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a mutable borrow of `f32`s, which may travel; access goes through unsafe methods.
-unsafe impl Send for Shared<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
+// SAFETY: it is a mutable borrow of what may travel; access goes through unsafe methods.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above; two threads never touch the same element.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
     /// Borrows `all`.
-    pub fn new(all: &'a mut [f32]) -> Self {
+    pub fn new(all: &'a mut [T]) -> Self {
         Self { start: all.as_mut_ptr(), len: all.len(), _borrow: std::marker::PhantomData }
     }
 
@@ -46,10 +53,47 @@ impl<'a> Shared<'a> {
     /// If they lie outside.
     #[inline(always)]
     #[must_use]
-    pub unsafe fn part(self, from: usize, len: usize) -> &'a mut [f32] {
+    pub unsafe fn part(self, from: usize, len: usize) -> &'a mut [T] {
         assert!(from <= self.len && len <= self.len - from, "part outside its buffer");
         // SAFETY: within the borrow, as just checked, and nobody else's by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+
+    /// Columns `from .. from + width` of a matrix of rows of `stride` elements.
+    ///
+    /// # Safety
+    /// While they live, nobody else may touch these columns.
+    #[inline(always)]
+    #[must_use]
+    pub const unsafe fn columns(self, from: usize, width: usize, stride: usize) -> Columns<'a, T> {
+        Columns { all: self, from, width, stride }
+    }
+}
+
+/// Some columns of a matrix, whose other columns may be other tasks'.
+#[derive(Debug)]
+pub struct Columns<'a, T = f32> {
+    all: Shared<'a, T>,
+    from: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl<'a, T> Columns<'a, T> {
+    /// The first `width` columns of a matrix that is nobody else's.
+    pub fn new(all: &'a mut [T], width: usize, stride: usize) -> Self {
+        Self { all: Shared::new(all), from: 0, width, stride }
+    }
+
+    /// Its part of row `r`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    #[must_use]
+    pub fn row(&mut self, r: usize) -> &mut [T] {
+        // SAFETY: the columns are this borrow's alone, by the promise given when it was made, or by its exclusive slice.
+        unsafe { self.all.part(self.from + r * self.stride, self.width) }
     }
 }
 

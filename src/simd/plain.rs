@@ -2,6 +2,7 @@
 
 use super::Op;
 use super::vector::{Simd, Tile, tiles};
+use half::f16;
 use wide::{f32x4, i32x4};
 
 /// The token; anybody may have it.
@@ -17,6 +18,7 @@ const L: usize = 4;
 
 impl Simd for Plain {
     type V = f32x4;
+    type Wide = [f32x4; 4];
     const LANES: usize = L;
     // 4 x 2 accumulators, 2 of B, a broadcast and a product: 12 of SSE2's 16 registers.
     const ROWS: &'static [usize] = &[4, 2, 1];
@@ -126,10 +128,39 @@ impl Simd for Plain {
         a[0].max(a[1]).max(a[2].max(a[3]))
     }
 
+    #[inline(always)]
+    fn wide(self, src: &[f32; 16]) -> [f32x4; 4] {
+        bytemuck::cast(*src)
+    }
+    #[inline(always)]
+    fn wide_f16(self, src: &[f16; 16]) -> [f32x4; 4] {
+        bytemuck::cast(src.map(widen))
+    }
+    #[inline(always)]
+    fn wide_i8(self, src: &[i8; 16]) -> [f32x4; 4] {
+        bytemuck::cast(src.map(f32::from))
+    }
+    #[inline(always)]
+    fn narrow_f16(self, a: [f32x4; 4]) -> [f16; 16] {
+        bytemuck::cast::<_, [f32; 16]>(a).map(f16::from_f32_const)
+    }
+
     // SAFETY: said at the trait.
     #[inline(never)]
     unsafe fn tile<const AI: usize>(self, t: Tile) {
         // SAFETY: the caller's promise, handed on.
         tiles!(self, t, AI, [4 2 1]);
     }
+}
+
+/// Without a look at what the machine can do, as `half`'s own has it, and without a branch: the exponent's bias changes by way of
+/// a product, which takes care of subnormal halves.
+#[inline(always)]
+fn widen(a: f16) -> f32 {
+    let bits = u32::from(a.to_bits());
+    let size = (bits & 0x7FFF) << 13;
+    let finite = f32::from_bits(size) * f32::from_bits((254 - 15) << 23);
+    let special = f32::from_bits(size | 0x7F80_0000);
+    let size = if bits & 0x7C00 == 0x7C00 { special } else { finite };
+    f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }

@@ -1,5 +1,7 @@
 //! What an instruction set must offer.
 
+use half::f16;
+
 /// A register tile of a matrix product, `C (rows, vecs LANES) = or += A B` over `k` terms.
 ///
 /// Element `(i, p)` of `A` lies at `a + i AI + p a_step` (`AI` is a constant of the call), row `p` of `B` at
@@ -32,6 +34,8 @@ pub struct Tile {
 pub trait Simd: Copy + Send + Sync + 'static {
     /// A vector.
     type V: Copy;
+    /// 16 numbers: as many vectors as they need.
+    type Wide: Copy + AsRef<[Self::V]> + AsMut<[Self::V]>;
     /// Elements of a vector.
     const LANES: usize;
     /// Heights of register tiles, the best (and highest) first, 1 last.
@@ -96,6 +100,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sum(self, a: Self::V) -> f32;
     /// The greatest lane.
     fn greatest(self, a: Self::V) -> f32;
+
+    /// 16 numbers.
+    fn wide(self, src: &[f32; 16]) -> Self::Wide;
+    /// 16 numbers of half the size; exact.
+    fn wide_f16(self, src: &[f16; 16]) -> Self::Wide;
+    /// 16 numbers of a quarter of the size; exact.
+    fn wide_i8(self, src: &[i8; 16]) -> Self::Wide;
+    /// To the nearest of half the size, ties to even; infinite beyond the greatest.
+    fn narrow_f16(self, a: Self::Wide) -> [f16; 16];
 
     /// Computes a register tile.
     ///

@@ -2,6 +2,8 @@
 
 use super::Op;
 use super::vector::{Simd, Tile, tiles};
+use half::f16;
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Wraps an intrinsic.
@@ -13,7 +15,7 @@ macro_rules! v {
     }};
 }
 
-/// AVX-512F with the AVX2 and FMA that always come with it.
+/// AVX-512F with the AVX2, FMA and F16C that always come with it.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
@@ -21,12 +23,12 @@ pub struct Avx512(());
 ///
 /// # Safety
 /// The machine must have the features.
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
 pub unsafe fn enter_avx512<O: Op>(op: O) -> O::Out {
     op.run(Avx512(()))
 }
 
-/// AVX2 and FMA.
+/// AVX2 with FMA and F16C.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
@@ -34,7 +36,7 @@ pub struct Avx2(());
 ///
 /// # Safety
 /// The machine must have the features.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn enter_avx2<O: Op>(op: O) -> O::Out {
     op.run(Avx2(()))
 }
@@ -55,6 +57,7 @@ fn mask8(n: usize) -> __m256i {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type Wide = [__m512; 1];
     const LANES: usize = 16;
     // 14 x 2 accumulators, 2 of B, 2 for broadcasts: all 32 registers.
     const ROWS: &'static [usize] = &[14, 8, 4, 2, 1];
@@ -153,8 +156,26 @@ impl Simd for Avx512 {
         v!(_mm512_reduce_max_ps(a))
     }
     #[inline(always)]
+    fn wide(self, src: &[f32; 16]) -> [__m512; 1] {
+        [v!(_mm512_loadu_ps(src.as_ptr()))]
+    }
+    #[inline(always)]
+    fn wide_f16(self, src: &[f16; 16]) -> [__m512; 1] {
+        [v!(widen(src))]
+    }
+    #[inline(always)]
+    fn wide_i8(self, src: &[i8; 16]) -> [__m512; 1] {
+        [v!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(src.as_ptr().cast()))))]
+    }
+    #[inline(always)]
+    fn narrow_f16(self, [a]: [__m512; 1]) -> [f16; 16] {
+        let mut out = [f16::ZERO; 16];
+        v!(_mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(a)));
+        out
+    }
+    #[inline(always)]
     unsafe fn tile<const AI: usize>(self, t: Tile) {
-        #[target_feature(enable = "avx512f,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx2,fma,f16c")]
         unsafe fn body<const AI: usize>(s: Avx512, t: Tile) {
             // SAFETY: the caller's promise, handed on.
             tiles!(s, t, AI, [14 8 4 2 1]);
@@ -169,6 +190,7 @@ impl Simd for Avx512 {
 
 impl Simd for Avx2 {
     type V = __m256;
+    type Wide = [__m256; 2];
     const LANES: usize = 8;
     // 6 x 2 accumulators, 2 of B, 2 for broadcasts: all 16 registers.
     const ROWS: &'static [usize] = &[6, 4, 2, 1];
@@ -276,8 +298,34 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn wide(self, src: &[f32; 16]) -> [__m256; 2] {
+        v!([_mm256_loadu_ps(src.as_ptr()), _mm256_loadu_ps(src.as_ptr().add(8))])
+    }
+    #[inline(always)]
+    fn wide_f16(self, src: &[f16; 16]) -> [__m256; 2] {
+        let src: *const __m128i = src.as_ptr().cast();
+        v!([_mm256_cvtph_ps(_mm_loadu_si128(src)), _mm256_cvtph_ps(_mm_loadu_si128(src.add(1)))])
+    }
+    #[inline(always)]
+    fn wide_i8(self, src: &[i8; 16]) -> [__m256; 2] {
+        let src: *const __m128i = src.as_ptr().cast();
+        v!({
+            let low = _mm_loadl_epi64(src);
+            let high = _mm_loadl_epi64(src.byte_add(8));
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+        })
+    }
+    #[inline(always)]
+    fn narrow_f16(self, a: [__m256; 2]) -> [f16; 16] {
+        let mut out = [f16::ZERO; 16];
+        for (half, a) in out.chunks_exact_mut(8).zip(a) {
+            v!(_mm_storeu_si128(half.as_mut_ptr().cast(), _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(a)));
+        }
+        out
+    }
+    #[inline(always)]
     unsafe fn tile<const AI: usize>(self, t: Tile) {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn body<const AI: usize>(s: Avx2, t: Tile) {
             // SAFETY: the caller's promise, handed on.
             tiles!(s, t, AI, [6 4 2 1]);
@@ -288,6 +336,18 @@ impl Simd for Avx2 {
     unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
         v!(interleave(dst, width, src, stride, rows, k));
     }
+}
+
+/// 16 halves from memory: one micro-operation where the intrinsic, which suppresses exceptions and so takes a register, is two.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen(src: &[f16; 16]) -> __m512 {
+    let out;
+    // SAFETY: reads what `src` is to.
+    unsafe {
+        asm!("vcvtph2ps {out}, ymmword ptr [{src}]", out = lateout(zmm_reg) out, src = in(reg) src, options(pure, readonly, nostack, preserves_flags));
+    }
+    out
 }
 
 /// The first `n` of 8 lanes; a masked store is slow on AMD.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tinyllm::gguf::{Value, Writer};
 use tinyllm::model::Config;
-use tinyllm::quant::GgmlType;
+use tinyllm::quant::{FileType, GgmlType};
 use tinyllm::rng::{Rng, key_of};
 
 /// A model's weights as the file stores them, decoded: name -> (dimensions in ggml's order, weights).
@@ -79,7 +79,17 @@ pub fn random_weights(c: &Config, seed: u64) -> Weights {
     shapes(c).into_iter().map(draw).collect()
 }
 
-/// The format a tensor gets in a file of type `ty`.
+/// The same with rows that are multiples of 256, for the formats whose blocks are: C 256, F 512.
+pub fn wide_config() -> Config {
+    Config { n_embd: 256, n_ff: Some(512), n_head: 4, ..tiny_config() }
+}
+
+/// Sizes whose rows the format can hold.
+pub fn config_for(ty: GgmlType) -> Config {
+    if ty.block_len() > 32 { wide_config() } else { tiny_config() }
+}
+
+/// The format a tensor gets in a file whose matrices are all of format `ty`.
 pub fn stored_as(name: &str, dims: &[usize], ty: GgmlType) -> GgmlType {
     if dims.len() == 1 || name == "position_embd.weight" { GgmlType::F32 } else { ty }
 }
@@ -123,7 +133,7 @@ pub fn tensors(w: &mut Writer<'_>, c: &Config, weights: &Weights, ty: GgmlType) 
 
 /// A tiny model's file of type `ty`, and its weights as they decode.
 pub fn tiny_model(path: &Path, ty: GgmlType, seed: u64) -> (Config, Weights) {
-    let c = tiny_config();
+    let c = config_for(ty);
     let weights = tiny_model_with(path, &c, ty, seed, &[]);
     (c, weights)
 }
@@ -141,12 +151,7 @@ pub fn tiny_model_with(path: &Path, c: &Config, ty: GgmlType, seed: u64, more: &
     decoded
 }
 
-/// `general.file_type`, by llama.cpp's numbers.
+/// `general.file_type`: of the smallest file type whose matrices are mostly of this format.
 pub fn file_type(ty: GgmlType) -> u32 {
-    match ty {
-        GgmlType::F32 => 0,
-        GgmlType::F16 => 1,
-        GgmlType::Q8_0 => 7,
-        GgmlType::BF16 => 32,
-    }
+    FileType::ALL.into_iter().rev().find(|t| t.format() == ty).unwrap().id()
 }

@@ -5,17 +5,24 @@ use tinyllm::model::Config;
 
 /// Log-probabilities (natural) of the next token at every position, `(T, V)`.
 pub fn log_probs(c: &Config, w: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
+    log_probs_of(c, w, tokens, |_| 1)
+}
+
+/// The same with the inputs of the matrices rounded to 8 bits in blocks of `block(matrix)`, as a session rounds them; not where that is 1.
+pub fn log_probs_of(c: &Config, w: &Weights, tokens: &[u32], block: impl Fn(&str) -> usize) -> Vec<Vec<f64>> {
     let (e, d) = (c.n_embd, c.head_dim());
     let get = |name: &str| -> Vec<f64> { w[name].1.iter().map(|&x| x.into()).collect() };
     let (wte, wpe) = (get("token_embd.weight"), get("position_embd.weight"));
     let mut x: Vec<Vec<f64>> =
         tokens.iter().enumerate().map(|(p, &id)| (0..e).map(|i| wte[id as usize * e + i] + wpe[p * e + i]).collect()).collect();
     for layer in 0..c.n_layer {
-        let p = |name: &str| get(&format!("blk.{layer}.{name}"));
-        let qkv: Vec<_> = x
-            .iter()
-            .map(|x| linear(&norm(x, &p("attn_norm.weight"), &p("attn_norm.bias")), &p("attn_qkv.weight"), &p("attn_qkv.bias")))
-            .collect();
+        let full = |name: &str| format!("blk.{layer}.{name}");
+        let p = |name: &str| get(&full(name));
+        let linear = |x: &[f64], matrix: &str| {
+            let name = format!("{matrix}.weight");
+            linear(&rounded(x, block(&full(&name))), &p(&name), &p(&format!("{matrix}.bias")))
+        };
+        let qkv: Vec<_> = x.iter().map(|x| linear(&norm(x, &p("attn_norm.weight"), &p("attn_norm.bias")), "attn_qkv")).collect();
         let mut seen = vec![vec![0.0; e]; tokens.len()];
         for t in 0..tokens.len() {
             for h in 0..c.n_head {
@@ -29,14 +36,15 @@ pub fn log_probs(c: &Config, w: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
             }
         }
         for (x, seen) in x.iter_mut().zip(&seen) {
-            add(x, &linear(seen, &p("attn_output.weight"), &p("attn_output.bias")));
-            let up = linear(&norm(x, &p("ffn_norm.weight"), &p("ffn_norm.bias")), &p("ffn_up.weight"), &p("ffn_up.bias"));
+            add(x, &linear(seen, "attn_output"));
+            let up = linear(&norm(x, &p("ffn_norm.weight"), &p("ffn_norm.bias")), "ffn_up");
             let up: Vec<f64> = up.iter().map(|&u| gelu(u)).collect();
-            add(x, &linear(&up, &p("ffn_down.weight"), &p("ffn_down.bias")));
+            add(x, &linear(&up, "ffn_down"));
         }
     }
     let (nw, nb) = (get("output_norm.weight"), get("output_norm.bias"));
-    x.iter().map(|x| log_softmax(&linear(&norm(x, &nw, &nb), &wte, &vec![0.0; c.vocab()]))).collect()
+    let head = block("token_embd.weight");
+    x.iter().map(|x| log_softmax(&linear(&rounded(&norm(x, &nw, &nb), head), &wte, &vec![0.0; c.vocab()]))).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -45,6 +53,17 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 fn add(x: &mut [f64], y: &[f64]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+fn rounded(x: &[f64], block: usize) -> Vec<f64> {
+    if block == 1 {
+        return x.to_vec();
+    }
+    let one = |x: &[f64]| {
+        let scale = x.iter().fold(0.0, |m: f64, v| m.max(v.abs())) / 127.0;
+        x.iter().map(|v| if scale > 0.0 { (v / scale).round_ties_even() * scale } else { 0.0 }).collect::<Vec<_>>()
+    };
+    x.chunks(block).flat_map(one).collect()
 }
 
 fn linear(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {

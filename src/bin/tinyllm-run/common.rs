@@ -29,10 +29,7 @@ enum Cache {
 impl ModelArgs {
     /// Opens the model.
     pub fn open(&self) -> Result<Model> {
-        let mut model = Model::open(&self.model)?;
-        model.isa = Isa::from_env()?;
-        model.file.prefault();
-        Ok(model)
+        Ok(Model::open_for(&self.model, Isa::from_env()?)?)
     }
 
     /// A session over all of the model's positions.

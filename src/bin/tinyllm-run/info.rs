@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use tinyllm::gguf::{Array, Gguf, View};
 use tinyllm::infer::{Model, ModelError};
+use tinyllm::simd::Isa;
 
 /// Show what a GGUF file holds: sizes, tensor types, vocabulary, labels, sensor codec, metadata.
 ///
@@ -33,7 +34,7 @@ const SHOWN_CHARS: usize = 200;
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let file = Gguf::open(&args.model)?;
-    let all = describe(file, Model::from_gguf)?;
+    let all = describe(file, |file| Model::from_gguf(file, Isa::detect()))?;
     if args.json { print_json(&mut io::stdout().lock(), &all) } else { print(&all) }
 }
 

@@ -5,11 +5,12 @@ mod common;
 mod generate;
 mod info;
 mod logits;
+mod quantize;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings.
+/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller.
 ///
 /// Exit status: 0 done, 1 an error (said on standard error), 2 a command line that makes no sense. A reader that
 /// closes the pipe early (`... | head`) is no error.
@@ -26,6 +27,7 @@ enum Command {
     Generate(generate::Args),
     Logits(logits::Args),
     Classify(classify::Args),
+    Quantize(quantize::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,7 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
+#[cfg(not(target_arch = "aarch64"))]
+use crate::kernels;
 use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart, ranges};
 use clap::{Parser, Subcommand};
 
@@ -27,6 +29,8 @@ enum Command {
     Eval(eval::Args),
     Export(export::Args),
     Bench(bench::Args),
+    #[cfg(not(target_arch = "aarch64"))]
+    Kernels(kernels::Args),
 }
 
 /// The user stopped a run and its state was saved: no error, but not finished either.
@@ -59,6 +63,8 @@ impl Command {
             Self::Eval(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Bench(args) => args.run(),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Kernels(args) => args.run(),
         }
     }
 }

@@ -2,13 +2,12 @@
 
 use crate::eval::check_tokenizer;
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use tinyllm::data::Codec;
 use tinyllm::data::Tokenizer;
 use tinyllm::data::prepared::Prepared;
 use tinyllm::model::io::gguf::{self, Card};
-use tinyllm::quant::GgmlType;
+use tinyllm::quant::FileType;
 use tinyllm::train::checkpoint::{self, Model};
 use tinyllm::train::config::{RunConfig, Task};
 
@@ -16,13 +15,14 @@ use tinyllm::train::config::{RunConfig, Task};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tinyllm-train export runs/task --type q8_0 --out model.gguf
-  tinyllm-train export runs/task --type f32,f16,q8_0 --out models       a folder, a file a type")]
+  tinyllm-train export runs/task --type f16,q8_0,q4_k_m --out models    a folder, a file a type")]
 pub struct Args {
     /// A run's folder (its best checkpoint is used) or a checkpoint in it.
     run: PathBuf,
-    /// How matrices are stored; several, comma-separated, make a folder.
-    #[arg(long = "type", value_enum, value_delimiter = ',', default_value = "q8_0")]
-    types: Vec<Type>,
+    /// How matrices are stored; several, comma-separated, make a folder. f32, f16, bf16, q8_0, q6_k, q5_1, q5_k_m, q5_k_s,
+    /// q5_0, q4_1, q4_k_m, q4_k_s, q4_0, q3_k_l, q3_k_m, q3_k_s, q2_k; q4_k is q4_k_m.
+    #[arg(long = "type", value_name = "TYPE", value_parser = file_type, value_delimiter = ',', default_value = "q8_0")]
+    types: Vec<FileType>,
     /// The file, or with several types the folder.
     #[arg(long)]
     out: PathBuf,
@@ -31,26 +31,9 @@ pub struct Args {
     data: Option<PathBuf>,
 }
 
-/// What `--type` takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Type {
-    /// 32 bits a weight: for checking.
-    F32,
-    /// 16 bits a weight.
-    F16,
-    /// 8.5 bits a weight.
-    #[value(name = "q8_0")]
-    Q8_0,
-}
-
-impl Type {
-    const fn ggml(self) -> GgmlType {
-        match self {
-            Self::F32 => GgmlType::F32,
-            Self::F16 => GgmlType::F16,
-            Self::Q8_0 => GgmlType::Q8_0,
-        }
-    }
+/// A type by name.
+fn file_type(name: &str) -> Result<FileType, String> {
+    FileType::named(name).ok_or_else(|| format!("there is no such type; the types are {}", FileType::names()))
 }
 
 impl Args {
@@ -70,8 +53,8 @@ impl Args {
                 self.run.display()
             );
         }
-        let named = |ty: Type| ty.to_possible_value().map_or_else(String::new, |v| format!("model-{}.gguf", v.get_name()));
-        let files: Vec<(Type, PathBuf)> = match self.types[..] {
+        let named = |ty: FileType| format!("model-{}.gguf", ty.name().to_lowercase());
+        let files: Vec<(FileType, PathBuf)> = match self.types[..] {
             [ty] => vec![(ty, self.out)],
             _ => {
                 ensure!(!self.out.is_file(), "{}: it is a file, and several types need a folder", self.out.display());
@@ -110,7 +93,7 @@ fn data_of(run: &Path, checkpoint: &Path) -> Result<Option<Prepared>> {
 }
 
 /// Writes one file and says what it is.
-pub fn export(model: &Model, codec: Option<&Codec>, ty: Type, out: &Path) -> Result<()> {
+pub fn export(model: &Model, codec: Option<&Codec>, ty: FileType, out: &Path) -> Result<()> {
     let tokenizer = Tokenizer::from_hf_dir(&model.dir)?;
     let mut texts = Vec::new();
     if let Some(codec) = codec {
@@ -125,8 +108,8 @@ pub fn export(model: &Model, codec: Option<&Codec>, ty: Type, out: &Path) -> Res
         texts,
         labels: codec.map_or_else(Vec::new, |c| c.labels.clone()),
     };
-    gguf::write(out, &model.config, &model.weights, &card, ty.ggml())?;
+    gguf::write(out, &model.config, &model.weights, &card, ty)?;
     let bytes = std::fs::metadata(out).with_context(|| out.display().to_string())?.len();
-    eprintln!("{}: {} of {}, {:.2} MB", out.display(), ty.ggml().name(), model.dir.display(), bytes as f64 / 1e6);
+    eprintln!("{}: {} of {}, {:.2} MB", out.display(), ty.name(), model.dir.display(), bytes as f64 / 1e6);
     Ok(())
 }

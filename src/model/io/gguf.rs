@@ -2,7 +2,8 @@
 
 use crate::gguf::{GgufError, Value, Writer};
 use crate::model::{Config, Decoder, Tree};
-use crate::quant::GgmlType;
+use crate::quant::{Choice, FileType, GgmlType};
+use crate::simd::Isa;
 use rayon::prelude::*;
 use std::io::Write;
 use std::path::Path;
@@ -26,13 +27,15 @@ pub struct Card {
 
 /// Rows that are encoded together: some megabytes, so that neither all of a tensor's bytes nor a thread's start counts.
 const ROWS: usize = 1024;
+/// Rows that a thread encodes at a time.
+const SHARE: usize = 16;
 
-/// Writes weights as a GGUF file, whole or not at all. Matrices are stored as `ty`; norms, biases and the position
-/// embedding stay F32, as llama.cpp wants them. Where a row is no whole number of `ty`'s blocks it falls back to F16.
+/// Writes weights as a GGUF file, whole or not at all. Matrices are stored as the file type says ([`FileType`]); norms, biases
+/// and the position embedding stay F32, as llama.cpp wants them.
 ///
 /// # Panics
 /// If an adapter is not merged, or the card has not as many tokens as the embedding rows.
-pub fn write(path: &Path, config: &Config, weights: &Decoder<Vec<f32>>, card: &Card, ty: GgmlType) -> Result<(), GgufError> {
+pub fn write(path: &Path, config: &Config, weights: &Decoder<Vec<f32>>, card: &Card, ty: FileType) -> Result<(), GgufError> {
     let spec = Decoder::spec(config, None);
     let (specs, leaves) = (spec.leaves(), weights.leaves());
     assert_eq!(specs.len(), leaves.len(), "a merged model");
@@ -41,7 +44,7 @@ pub fn write(path: &Path, config: &Config, weights: &Decoder<Vec<f32>>, card: &C
     let size = |n: usize| n as u32;
     w.meta("general.architecture", "gpt2")
         .meta("general.name", card.name.as_str())
-        .meta("general.file_type", file_type(ty))
+        .meta("general.file_type", ty.id())
         .meta("general.quantization_version", 2u32)
         .meta("gpt2.context_length", size(config.n_ctx))
         .meta("gpt2.embedding_length", size(config.n_embd))
@@ -63,41 +66,26 @@ pub fn write(path: &Path, config: &Config, weights: &Decoder<Vec<f32>>, card: &C
     if !card.labels.is_empty() {
         w.meta("tinyllm.labels", Value::strings(card.labels.iter().cloned()));
     }
+    let (isa, model) = (Isa::detect(), Choice { n_layer: config.n_layer, tied: true, importance: false });
     for (s, leaf) in specs.into_iter().zip(leaves) {
         let cols = *s.shape.last().expect("a parameter has a shape");
-        let stored = if s.shape.len() == 1 || s.name == "position_embd.weight" {
-            GgmlType::F32
-        } else if cols.is_multiple_of(ty.block_len()) {
-            ty
-        } else {
-            GgmlType::F16
-        };
         let dims: Vec<u64> = s.shape.iter().rev().map(|&d| d as u64).collect();
+        let stored = ty.format_of(&s.name, &dims, &model).unwrap_or(GgmlType::F32);
         let fill = move |out: &mut dyn Write| {
             for rows in leaf.chunks(ROWS * cols) {
                 let encoded: Vec<Vec<u8>> = rows
-                    .par_chunks(cols)
-                    .map(|row| {
-                        let mut bytes = Vec::with_capacity(stored.row_bytes(cols));
-                        stored.quantize_row(&mut bytes, row);
+                    .par_chunks(SHARE * cols)
+                    .map(|rows| {
+                        let mut bytes = Vec::new();
+                        stored.quantize_rows(isa, &mut bytes, rows, None);
                         bytes
                     })
                     .collect();
-                encoded.iter().try_for_each(|row| out.write_all(row))?;
+                encoded.iter().try_for_each(|bytes| out.write_all(bytes))?;
             }
             Ok(())
         };
         w.tensor(&s.name, stored.id(), &dims, Box::new(fill));
     }
     w.write(path)
-}
-
-/// llama.cpp's number for a file whose matrices are mostly of this type (`LLAMA_FTYPE_*`).
-const fn file_type(ty: GgmlType) -> u32 {
-    match ty {
-        GgmlType::F32 => 0,
-        GgmlType::F16 => 1,
-        GgmlType::Q8_0 => 7,
-        GgmlType::BF16 => 32,
-    }
 }

@@ -2,7 +2,9 @@
 
 pub mod gguf;
 pub mod hf;
+pub mod imatrix;
 pub mod peft;
+pub mod requantize;
 pub mod safetensors;
 
 use crate::fsio::IoError;

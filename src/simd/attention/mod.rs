@@ -17,11 +17,11 @@ use super::parallel::{self, Scratch};
 use super::{Simd, Tile};
 
 /// Keys of a tile.
-const KEYS: usize = 64;
+pub(super) const KEYS: usize = 64;
 /// Queries of a tile; a multiple of every instruction set's widest register tile.
-const QUERIES: usize = 32;
+pub(super) const QUERIES: usize = 32;
 /// A score that `exp` makes 0, yet finite: the difference of two of them must not be NaN.
-const MASKED: f32 = -1e30;
+pub(super) const MASKED: f32 = -1e30;
 
 /// Sizes: `b` sequences of `t` rows, `h` heads of `d` channels.
 #[derive(Clone, Copy, Debug)]
@@ -66,22 +66,22 @@ fn each_head(s: Sizes, scratch: usize, work: impl Fn(usize, usize, &mut [f32]) +
 
 /// One of the three parts of `qkv`, or a matrix with one: rows of a head, `stride` apart.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
-    data: &'a [f32],
-    from: usize,
-    stride: usize,
+pub(super) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub from: usize,
+    pub stride: usize,
 }
 
 impl<'a> Rows<'a> {
     /// Row `i`'s `d` channels.
     #[inline(always)]
-    fn row(self, i: usize, d: usize) -> &'a [f32] {
+    pub fn row(self, i: usize, d: usize) -> &'a [f32] {
         &self.data[self.from + i * self.stride..][..d]
     }
 
     /// `to (d, width)`: rows `first .. first + rows`, transposed; 0 in the columns behind them.
     #[inline(always)]
-    fn transpose<S: Simd>(self, s: S, to: &mut [f32], width: usize, first: usize, rows: usize, d: usize) {
+    pub fn transpose<S: Simd>(self, s: S, to: &mut [f32], width: usize, first: usize, rows: usize, d: usize) {
         assert!(to.len() == d * width && rows <= width && rows > 0);
         let src = &self.data[self.from + first * self.stride..];
         assert!(src.len() >= (rows - 1) * self.stride + d);
@@ -101,7 +101,7 @@ impl<'a> Rows<'a> {
 
 /// `c (rows, cols) = or += A B` over `k` terms, cut into register tiles; `AI`, steps as in [`Tile`].
 #[inline(always)]
-fn product<S: Simd, const AI: usize>(
+pub(super) fn product<S: Simd, const AI: usize>(
     s: S,
     (rows, cols, k): (usize, usize, usize),
     (a, a_step): (&[f32], usize),

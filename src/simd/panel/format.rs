@@ -44,8 +44,45 @@ impl Shape {
 /// A format at compile time.
 pub(super) trait Form {
     const SHAPE: Shape;
-    /// Whether scales of sub-blocks are unsigned.
-    const UNSIGNED: bool = Self::SHAPE.minima;
+    type Class: Class;
+    const CLASS: ClassOf = match (Self::SHAPE.block, Self::SHAPE.sub, Self::SHAPE.minima, Self::SHAPE.bits) {
+        (32, _, false, 8) => ClassOf::Wide,
+        (32, _, false, _) => ClassOf::Small,
+        (32, _, true, _) => ClassOf::SmallMinima,
+        (_, 16, false, _) => ClassOf::Fine,
+        (_, 16, true, _) => ClassOf::FineMinima,
+        (_, _, true, _) => ClassOf::Minima,
+        _ => unreachable!(),
+    };
+}
+
+/// A [`Class`] at run time.
+#[derive(Clone, Copy)]
+pub(super) enum ClassOf {
+    Wide,
+    Small,
+    SmallMinima,
+    Fine,
+    FineMinima,
+    Minima,
+}
+
+/// What is left of a format once its quants are unpacked: a kernel for each format, and one for all of a class where several inputs meet
+/// unpacked quants.
+pub(super) trait Class {
+    const BLOCK: usize;
+    const SUB: usize;
+    const MINIMA: bool;
+    /// Whether quants have 8 bits.
+    const WIDE: bool;
+}
+
+pub(super) struct Of<const BLOCK: usize, const SUB: usize, const MINIMA: bool, const WIDE: bool>;
+impl<const BLOCK: usize, const SUB: usize, const MINIMA: bool, const WIDE: bool> Class for Of<BLOCK, SUB, MINIMA, WIDE> {
+    const BLOCK: usize = BLOCK;
+    const SUB: usize = SUB;
+    const MINIMA: bool = MINIMA;
+    const WIDE: bool = WIDE;
 }
 
 macro_rules! formats {
@@ -58,6 +95,7 @@ macro_rules! formats {
         $(struct $name;
         impl Form for $name {
             const SHAPE: Shape = Shape { bits: $bits, sub: $sub, block: $block, minima: $minima, offset: $offset };
+            type Class = Of<$block, $sub, $minima, { $bits == 8 }>;
         })*
 
         impl Format {

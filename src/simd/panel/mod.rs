@@ -165,7 +165,7 @@ impl Dots {
     /// If a slice is shorter than the format, the columns and the inputs make it.
     pub fn product(self, format: Format, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
         match self.0 {
-            Kind::Plain => format.run(plain::Plain, out, panel, x),
+            Kind::Plain => plain::plain(format, out, panel, x),
             // SAFETY: a `Dots` of this kind is made by `available` alone, after it found the features; so below.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { x86::avx2(format, out, panel, x) },
@@ -222,8 +222,6 @@ pub struct Panel<'a> {
 trait Lanes: Copy {
     /// Rows of a panel, `R`.
     const ROWS: usize;
-    /// Inputs that are worked at together.
-    const TILE: usize;
     /// See [`Layout::signed`].
     const SIGNED: bool;
     /// See [`Layout::paired`].
@@ -242,6 +240,9 @@ trait Lanes: Copy {
     type S: Copy;
     /// Weighed sums of a block.
     type T: Copy;
+
+    /// [`product::tile`], compiled for these instructions.
+    unsafe fn tile(self, tile: product::Tile);
 
     unsafe fn load(self, plane: *const u8) -> Self::B;
     unsafe fn keep(self, plane: *mut u8, b: Self::B);

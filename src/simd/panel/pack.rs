@@ -24,26 +24,49 @@ impl Default for Block {
     }
 }
 
-/// In which plane of a step some bits lie: plane, shift, how many.
-type Field = Option<(usize, usize, usize)>;
+/// Where some bits of a quant lie: plane of the step, shift, how many.
+pub type Field = Option<(usize, usize, usize)>;
 
-/// Where the bits of group (or register) `g` of a step lie, lowest bits first.
-fn fields(bits: usize, layout: Layout, g: usize) -> [Field; 3] {
-    let nibble = Some((g % 4, 4 * (g / 4), 4));
-    let pair = |first: usize| Some((first + g / 4, 2 * (g % 4), 2));
-    match bits {
-        8 => [Some((g, 0, 8)), None, None],
-        4 => [nibble, None, None],
-        2 => [pair(0), None, None],
-        _ if layout.tight => tight(bits, g),
-        5 => [nibble, Some((4, g, 1)), None],
-        3 => [pair(0), Some((2, g, 1)), None],
-        6 => [nibble, pair(4), None],
-        _ => unreachable!("no format has {bits} bits"),
+impl Layout {
+    /// Where the bits of register `g` of a step lie, the lowest first.
+    #[inline]
+    #[must_use]
+    pub fn fields(self, bits: usize, g: usize) -> [Field; 3] {
+        let nibble = Some((g % 4, 4 * (g / 4), 4));
+        let pair = |first: usize| Some((first + g / 4, 2 * (g % 4), 2));
+        match bits {
+            8 => [Some((g, 0, 8)), None, None],
+            4 => [nibble, None, None],
+            2 => [pair(0), None, None],
+            _ if self.tight => tight(bits, g),
+            5 => [nibble, Some((4, g, 1)), None],
+            3 => [pair(0), Some((2, g, 1)), None],
+            6 => [nibble, pair(4), None],
+            _ => unreachable!("no format has {bits} bits"),
+        }
+    }
+
+    /// In which register of a step group `group` of row `r` is, and which four bytes of it are.
+    #[inline]
+    #[must_use]
+    pub const fn place(self, r: usize, group: usize) -> (usize, usize) {
+        if self.columns { (group / 4 * self.rows + r, group % 4) } else { (group, r) }
+    }
+
+    /// What a quant is XORed with where it is kept.
+    #[inline]
+    #[must_use]
+    pub const fn flip(self, bits: usize) -> u8 {
+        match bits {
+            8 if self.signed => 128,
+            6 if self.tight => 32,
+            _ => 0,
+        }
     }
 }
 
-/// [`fields`] of tight layouts.
+/// [`Layout::fields`] of tight ones.
+#[inline]
 fn tight(bits: usize, g: usize) -> [Field; 3] {
     match (bits, g) {
         (3, 0..6) => [Some((g / 2, 5 * (g % 2), 3)), None, None],
@@ -54,20 +77,6 @@ fn tight(bits: usize, g: usize) -> [Field; 3] {
         (6, 3 | 7) => [2, 1, 0].map(|plane| Some((g / 4 * 3 + plane, 0, 2))),
         (6, _) => [Some((g / 4 * 3 + g % 4, 2, 6)), None, None],
         _ => unreachable!("no format has {bits} bits"),
-    }
-}
-
-/// In which group (or register) of a step column `column` of row `r` is, and at which byte of it.
-const fn place(layout: Layout, r: usize, column: usize) -> (usize, usize) {
-    if layout.columns { (column / 16 * layout.rows + r, column % 16) } else { (column / 4, 4 * r + column % 4) }
-}
-
-/// A quant as a layout keeps it, and back.
-const fn kept(shape: Shape, layout: Layout, quant: u8) -> u8 {
-    match shape.bits {
-        8 if layout.signed => quant ^ 128,
-        6 if layout.tight => quant ^ 32,
-        _ => quant,
     }
 }
 
@@ -91,10 +100,10 @@ impl Format {
         for step in 0..shape.block / 32 {
             let planes = &mut quants[(b * shape.block / 32 + step) * step_bytes..][..step_bytes];
             for column in 0..32 {
-                let mut quant = kept(shape, layout, block.quants[32 * step + column]);
-                let (group, byte) = place(layout, r, column);
-                for (plane, shift, bits) in fields(shape.bits, layout, group).into_iter().flatten() {
-                    planes[plane * 4 * rows + byte] |= (quant & (0xFF >> (8 - bits))) << shift;
+                let mut quant = block.quants[32 * step + column] ^ layout.flip(shape.bits);
+                let (register, four) = layout.place(r, column / 4);
+                for (plane, shift, bits) in layout.fields(shape.bits, register).into_iter().flatten() {
+                    planes[plane * 4 * rows + 4 * four + column % 4] |= (quant & (0xFF >> (8 - bits))) << shift;
                     quant = quant.checked_shr(bits as u32).unwrap_or(0);
                 }
             }
@@ -128,12 +137,12 @@ impl Format {
             let planes = &panel.quants[(b * shape.block / 32 + step) * step_bytes..][..step_bytes];
             for column in 0..32 {
                 let (mut quant, mut at) = (0, 0);
-                let (group, byte) = place(layout, r, column);
-                for (plane, shift, bits) in fields(shape.bits, layout, group).into_iter().flatten() {
-                    quant |= (planes[plane * 4 * rows + byte] >> shift & (0xFF >> (8 - bits))) << at;
+                let (register, four) = layout.place(r, column / 4);
+                for (plane, shift, bits) in layout.fields(shape.bits, register).into_iter().flatten() {
+                    quant |= (planes[plane * 4 * rows + 4 * four + column % 4] >> shift & (0xFF >> (8 - bits))) << at;
                     at += bits;
                 }
-                block.quants[32 * step + column] = kept(shape, layout, quant);
+                block.quants[32 * step + column] = quant ^ layout.flip(shape.bits);
             }
         }
         let scales = &panel.scales[b * shape.block_bytes(rows)..][..shape.block_bytes(rows)];

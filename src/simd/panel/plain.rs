@@ -1,10 +1,17 @@
 //! Four rows in arrays: the truth of the instructions, and what runs where there are none.
 
-use super::Lanes;
+use super::product::{self, Tile};
+use super::{Format, Inputs, Lanes, Panel};
 use half::f16;
 
 #[derive(Clone, Copy)]
 pub struct Plain;
+
+/// Runs a product. By itself: what it keeps on the stack would be made room for before each product of the others.
+#[inline(never)]
+pub fn plain(format: Format, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
+    format.run(Plain, out, panel, x);
+}
 
 const R: usize = 4;
 
@@ -15,7 +22,6 @@ fn lanes<T>(x: impl FnMut(usize) -> T) -> [T; R] {
 
 impl Lanes for Plain {
     const ROWS: usize = R;
-    const TILE: usize = 2;
     const SIGNED: bool = true;
     const PAIRED: bool = true;
     type B = [u8; 4 * R];
@@ -26,8 +32,12 @@ impl Lanes for Plain {
     type S = [i32; R];
     type T = [i32; R];
 
-    unsafe fn load(self, plane: *const u8) -> [u8; 4 * R] {
+    unsafe fn tile(self, tile: Tile) {
         // SAFETY: as the trait says; so below.
+        unsafe { product::tile(self, &tile) }
+    }
+    unsafe fn load(self, plane: *const u8) -> [u8; 4 * R] {
+        // SAFETY: as the trait says.
         unsafe { plane.cast::<[u8; 4 * R]>().read() }
     }
     unsafe fn keep(self, plane: *mut u8, b: [u8; 4 * R]) {

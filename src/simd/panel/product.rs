@@ -1,6 +1,6 @@
 //! The one algorithm of all formats and instruction sets.
 
-use super::format::Form;
+use super::format::{Class, ClassOf, Form, Of};
 use super::{Lanes, Panel};
 
 /// Inputs of a product, quantized: `x = scale quant`, a scale for each block of the format's columns.
@@ -34,6 +34,8 @@ pub(super) fn check<F: Form>(rows: usize, out: &[f32], panel: Panel<'_>, x: &Inp
 
 /// Columns whose quants are unpacked together for several inputs.
 const STRETCH: usize = 256;
+/// Inputs that unpacked quants meet together: as many sums as registers hold, and enough of them that none waits for another.
+const TILE: usize = 4;
 /// Inputs whose sums wait in L1 while the next stretch is unpacked.
 const WAITING: usize = 64;
 
@@ -121,17 +123,21 @@ unsafe fn step<L: Lanes, F: Form>(l: L, from: *const u8) -> [L::B; 8] {
     }
 }
 
+/// What is taken off a quant by way of the sums.
+const fn offset<L: Lanes, F: Form>() -> i32 {
+    if F::SHAPE.bits == 8 && L::SIGNED { 0 } else { F::SHAPE.offset }
+}
+
 /// Sums of 32 columns: of the first and the second 16, or of all of them in the first.
 ///
 /// # Safety
 /// `x` is to 32 activations, `sums` to the sums of their sub-blocks.
 #[inline(always)]
-unsafe fn dots<L: Lanes, F: Form>(l: L, w: &[L::B; 8], x: *const i8, sums: *const i16) -> [L::I; 2] {
-    let offset = if F::SHAPE.bits == 8 && L::SIGNED { 0 } else { F::SHAPE.offset };
+unsafe fn dots<L: Lanes, C: Class>(l: L, offset: i32, w: &[L::B; 8], x: *const i8, sums: *const i16) -> [L::I; 2] {
     // SAFETY: as the caller promises.
     let ([x, y], sum) = unsafe { ([l.activations(x), l.activations(x.add(16))], |i: usize| offset * i32::from(*sums.add(i))) };
     let first = |acc: L::Acc| {
-        if F::SHAPE.bits == 8 {
+        if C::WIDE {
             return l.dot_wide(acc, [w[0], w[1], w[2], w[3]], x);
         }
         let acc = l.dot::<0>(acc, w[0], x);
@@ -140,7 +146,7 @@ unsafe fn dots<L: Lanes, F: Form>(l: L, w: &[L::B; 8], x: *const i8, sums: *cons
         l.dot::<3>(acc, w[3], x)
     };
     let second = |acc: L::Acc| {
-        if F::SHAPE.bits == 8 {
+        if C::WIDE {
             return l.dot_wide(acc, [w[4], w[5], w[6], w[7]], y);
         }
         let acc = l.dot::<0>(acc, w[4], y);
@@ -148,7 +154,7 @@ unsafe fn dots<L: Lanes, F: Form>(l: L, w: &[L::B; 8], x: *const i8, sums: *cons
         let acc = l.dot::<2>(acc, w[6], y);
         l.dot::<3>(acc, w[7], y)
     };
-    if F::SHAPE.sub == 32 {
+    if C::SUB == 32 {
         let all = l.finish(second(first(l.begin(sum(0)))), sum(0));
         [all, all]
     } else {
@@ -163,10 +169,10 @@ struct Parts {
 }
 
 impl Parts {
-    const fn of<L: Lanes, F: Form>() -> Self {
-        let halves = if F::SHAPE.minima { 2 } else { 1 };
+    const fn of<L: Lanes, C: Class>() -> Self {
+        let halves = if C::MINIMA { 2 } else { 1 };
         let scales = 2 * halves * L::ROWS;
-        Self { scales, minima: scales + F::SHAPE.block / F::SHAPE.sub * L::ROWS }
+        Self { scales, minima: scales + C::BLOCK / C::SUB * L::ROWS }
     }
 }
 
@@ -187,21 +193,21 @@ impl<L: Lanes> Super<L> {
     /// # Safety
     /// `scales` is to the block's scales, `sums` to the sums of the block's sub-blocks.
     #[inline(always)]
-    unsafe fn take<F: Form>(&mut self, l: L, i: usize, [first, second]: [L::I; 2], scales: *const u8, sums: *const i16) {
-        let parts = Parts::of::<L, F>();
+    unsafe fn take<C: Class>(&mut self, l: L, i: usize, [first, second]: [L::I; 2], scales: *const u8, sums: *const i16) {
+        let parts = Parts::of::<L, C>();
         // SAFETY: as the caller promises.
         unsafe {
-            let scale = |sub: usize| l.scale_of::<F>(scales.add(parts.scales + sub * L::ROWS));
+            let scale = |sub: usize| l.scale_of::<C>(scales.add(parts.scales + sub * L::ROWS));
             let pair = |p: usize, acc: L::I| l.minima(acc, scales.add(parts.minima + p * 2 * L::ROWS), sums.add(2 * p));
-            if F::SHAPE.sub == 32 {
+            if C::SUB == 32 {
                 self.total = l.weigh(self.total, first, scale(i));
-                if F::SHAPE.minima && i % 2 == 1 {
+                if C::MINIMA && i % 2 == 1 {
                     self.minima = pair(i / 2, self.minima);
                 }
             } else {
                 self.total = l.weigh(self.total, first, scale(2 * i));
                 self.total = l.weigh(self.total, second, scale(2 * i + 1));
-                if F::SHAPE.minima {
+                if C::MINIMA {
                     self.minima = pair(i, self.minima);
                 }
             }
@@ -213,11 +219,11 @@ impl<L: Lanes> Super<L> {
     /// # Safety
     /// `scales` is to the block's scales.
     #[inline(always)]
-    unsafe fn end<F: Form>(self, l: L, y: L::F, scales: *const u8, dx: f32) -> L::F {
+    unsafe fn end<C: Class>(self, l: L, y: L::F, scales: *const u8, dx: f32) -> L::F {
         // SAFETY: as the caller promises.
         unsafe {
             let y = l.fma(l.mul(l.total(self.total), l.half(scales)), l.splat(dx), y);
-            if F::SHAPE.minima { l.fma(l.mul(l.float(self.minima), l.half(scales.add(2 * L::ROWS))), l.splat(-dx), y) } else { y }
+            if C::MINIMA { l.fma(l.mul(l.float(self.minima), l.half(scales.add(2 * L::ROWS))), l.splat(-dx), y) } else { y }
         }
     }
 }
@@ -226,9 +232,9 @@ trait ScaleOf: Lanes {
     /// # Safety
     /// `p` is to `R` scales.
     #[inline(always)]
-    unsafe fn scale_of<F: Form>(self, p: *const u8) -> Self::S {
+    unsafe fn scale_of<C: Class>(self, p: *const u8) -> Self::S {
         // SAFETY: as the caller promises.
-        unsafe { if F::UNSIGNED { self.scale::<true>(p) } else { self.scale::<false>(p) } }
+        unsafe { if C::MINIMA { self.scale::<true>(p) } else { self.scale::<false>(p) } }
     }
 }
 impl<L: Lanes> ScaleOf for L {}
@@ -238,11 +244,11 @@ impl<L: Lanes> ScaleOf for L {}
 /// # Safety
 /// `scales` is to the block's scales.
 #[inline(always)]
-unsafe fn small<L: Lanes, F: Form>(l: L, y: L::F, sums: L::I, scales: *const u8, dx: f32, total: i16) -> L::F {
+unsafe fn small<L: Lanes, C: Class>(l: L, y: L::F, sums: L::I, scales: *const u8, dx: f32, total: i16) -> L::F {
     // SAFETY: as the caller promises.
     unsafe {
         let y = l.fma(l.mul(l.float(sums), l.half(scales)), l.splat(dx), y);
-        if F::SHAPE.minima { l.fma(l.half(scales.add(2 * L::ROWS)), l.splat(dx * f32::from(total)), y) } else { y }
+        if C::MINIMA { l.fma(l.half(scales.add(2 * L::ROWS)), l.splat(dx * f32::from(total)), y) } else { y }
     }
 }
 
@@ -260,16 +266,16 @@ unsafe fn one<L: Lanes, F: Form>(l: L, out: *mut f32, mut quants: *const u8, mut
         for _ in 0..x.cols / F::SHAPE.block {
             if F::SHAPE.block == 32 {
                 let w = step::<L, F>(l, quants);
-                let [all, _] = dots::<L, F>(l, &w, input, sums);
-                y = small::<L, F>(l, y, all, scales, *dx, *sums);
+                let [all, _] = dots::<L, F::Class>(l, offset::<L, F>(), &w, input, sums);
+                y = small::<L, F::Class>(l, y, all, scales, *dx, *sums);
             } else {
                 let mut block = Super::new(l);
                 for i in 0..8 {
                     let w = step::<L, F>(l, quants.add(i * bytes));
-                    let each = dots::<L, F>(l, &w, input.add(32 * i), sums.add(i * (32 / F::SHAPE.sub)));
-                    block.take::<F>(l, i, each, scales, sums);
+                    let each = dots::<L, F::Class>(l, offset::<L, F>(), &w, input.add(32 * i), sums.add(i * (32 / F::SHAPE.sub)));
+                    block.take::<F::Class>(l, i, each, scales, sums);
                 }
-                y = block.end::<F>(l, y, scales, *dx);
+                y = block.end::<F::Class>(l, y, scales, *dx);
             }
             quants = quants.add(F::SHAPE.block / 32 * bytes);
             scales = scales.add(block_bytes);
@@ -307,32 +313,26 @@ unsafe fn many<L: Lanes, F: Form>(l: L, out: *mut f32, quants: *const u8, scales
                 }
             }
             let scales = scales.add(at / F::SHAPE.block * block_bytes);
-            let mut i = 0;
-            while i < n {
-                let input = |i: usize| Input {
-                    x: x.quants.as_ptr().add((first + i) * x.cols + at),
-                    sums: x.sums.as_ptr().add((first + i) * subs + at / F::SHAPE.sub),
-                    scales: x.scales.as_ptr().add((first + i) * blocks + at / F::SHAPE.block),
-                    out: out.add(i * L::ROWS),
+            for i in (0..n).step_by(TILE) {
+                let input = |k: usize| {
+                    let i = (i + k).min(n - 1);
+                    Input {
+                        x: x.quants.as_ptr().add((first + i) * x.cols + at),
+                        sums: x.sums.as_ptr().add((first + i) * subs + at / F::SHAPE.sub),
+                        scales: x.scales.as_ptr().add((first + i) * blocks + at / F::SHAPE.block),
+                        out: out.add(i * L::ROWS),
+                    }
                 };
-                match (L::TILE, n - i) {
-                    (8.., 8..) => {
-                        tile::<L, F, 8>(l, room, scales, steps, std::array::from_fn(|k| input(i + k)));
-                        i += 8;
-                    }
-                    (4.., 4..) => {
-                        tile::<L, F, 4>(l, room, scales, steps, std::array::from_fn(|k| input(i + k)));
-                        i += 4;
-                    }
-                    (_, 2..) => {
-                        tile::<L, F, 2>(l, room, scales, steps, std::array::from_fn(|k| input(i + k)));
-                        i += 2;
-                    }
-                    _ => {
-                        tile::<L, F, 1>(l, room, scales, steps, [input(i)]);
-                        i += 1;
-                    }
-                }
+                let offset = offset::<L, F>();
+                l.tile(Tile {
+                    class: F::CLASS,
+                    unpacked: room,
+                    scales,
+                    steps,
+                    offset,
+                    inputs: std::array::from_fn(input),
+                    n: (n - i).min(TILE),
+                });
             }
         }
     }
@@ -346,36 +346,83 @@ struct Input {
     out: *mut f32,
 }
 
-/// Adds the product of a stretch of unpacked quants with `N` inputs.
+/// Unpacked quants of a stretch and inputs that they meet; the first `n` of these count.
+pub(super) struct Tile {
+    class: ClassOf,
+    unpacked: *const u8,
+    scales: *const u8,
+    steps: usize,
+    offset: i32,
+    inputs: [Input; TILE],
+    n: usize,
+}
+
+/// Adds the product of a stretch to each input's sums. Instruction sets make it a function of its own ([`Lanes::tile`]), so that it is there
+/// once for a class and not once for each format.
 ///
 /// # Safety
 /// As [`many`] says.
 #[inline(always)]
-unsafe fn tile<L: Lanes, F: Form, const N: usize>(l: L, unpacked: *const u8, scales: *const u8, steps: usize, inputs: [Input; N]) {
+pub(super) unsafe fn tile<L: Lanes>(l: L, t: &Tile) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match t.class {
+            ClassOf::Wide => of_class::<L, Of<32, 32, false, true>>(l, t),
+            ClassOf::Small => of_class::<L, Of<32, 32, false, false>>(l, t),
+            ClassOf::SmallMinima => of_class::<L, Of<32, 32, true, false>>(l, t),
+            ClassOf::Fine => of_class::<L, Of<256, 16, false, false>>(l, t),
+            ClassOf::FineMinima => of_class::<L, Of<256, 16, true, false>>(l, t),
+            ClassOf::Minima => of_class::<L, Of<256, 32, true, false>>(l, t),
+        }
+    }
+}
+
+/// # Safety
+/// As [`many`] says.
+#[inline(always)]
+unsafe fn of_class<L: Lanes, C: Class>(l: L, t: &Tile) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if t.n == TILE {
+            inputs::<L, C, TILE>(l, t, &t.inputs);
+        } else {
+            for input in &t.inputs[..t.n] {
+                inputs::<L, C, 1>(l, t, std::array::from_ref(input));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`many`] says.
+#[inline(always)]
+unsafe fn inputs<L: Lanes, C: Class, const N: usize>(l: L, t: &Tile, inputs: &[Input; N]) {
+    let Tile { unpacked, scales, steps, offset, .. } = *t;
     let plane = 4 * L::ROWS;
     // SAFETY: as the caller promises.
     unsafe {
         let step = |i: usize| -> [L::B; 8] { std::array::from_fn(|g| l.load(unpacked.add((8 * i + g) * plane))) };
         let mut y: [L::F; N] = std::array::from_fn(|k| l.read(inputs[k].out));
-        if F::SHAPE.block == 32 {
+        if C::BLOCK == 32 {
+            let block_bytes = if C::MINIMA { 4 } else { 2 } * L::ROWS;
             for i in 0..steps {
-                let (w, scales) = (step(i), scales.add(i * F::SHAPE.block_bytes(L::ROWS)));
+                let (w, scales) = (step(i), scales.add(i * block_bytes));
                 for k in 0..N {
-                    let [all, _] = dots::<L, F>(l, &w, inputs[k].x.add(32 * i), inputs[k].sums.add(i));
-                    y[k] = small::<L, F>(l, y[k], all, scales, *inputs[k].scales.add(i), *inputs[k].sums.add(i));
+                    let [all, _] = dots::<L, C>(l, offset, &w, inputs[k].x.add(32 * i), inputs[k].sums.add(i));
+                    y[k] = small::<L, C>(l, y[k], all, scales, *inputs[k].scales.add(i), *inputs[k].sums.add(i));
                 }
             }
         } else {
             let mut blocks: [Super<L>; N] = std::array::from_fn(|_| Super::new(l));
             for i in 0..8 {
                 let w = step(i);
-                for (block, input) in blocks.iter_mut().zip(&inputs) {
-                    let each = dots::<L, F>(l, &w, input.x.add(32 * i), input.sums.add(i * (32 / F::SHAPE.sub)));
-                    block.take::<F>(l, i, each, scales, input.sums);
+                for (block, input) in blocks.iter_mut().zip(inputs) {
+                    let each = dots::<L, C>(l, offset, &w, input.x.add(32 * i), input.sums.add(i * (32 / C::SUB)));
+                    block.take::<C>(l, i, each, scales, input.sums);
                 }
             }
             for (k, block) in blocks.into_iter().enumerate() {
-                y[k] = block.end::<F>(l, y[k], scales, *inputs[k].scales);
+                y[k] = block.end::<C>(l, y[k], scales, *inputs[k].scales);
             }
         }
         for k in 0..N {

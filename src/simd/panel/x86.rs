@@ -1,5 +1,6 @@
 //! AVX2, AVX-VNNI and AVX-512 VNNI.
 
+use super::product::{self, Tile};
 use super::{Format, Inputs, Lanes, Panel};
 use std::arch::x86_64::*;
 
@@ -48,11 +49,34 @@ pub unsafe fn avx512_vnni(format: Format, out: &mut [f32], panel: Panel<'_>, x: 
     format.run(Avx512Vnni(()), out, panel, x);
 }
 
+/// # Safety
+/// The machine must have the features, and [`Lanes::tile`]'s promises must hold.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2_tile(tile: Tile) {
+    // SAFETY: as the caller promises.
+    unsafe { product::tile(Avx2(()), &tile) }
+}
+
+/// # Safety
+/// The machine must have the features, and [`Lanes::tile`]'s promises must hold.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn avx_vnni_tile(tile: Tile) {
+    // SAFETY: as the caller promises.
+    unsafe { product::tile(AvxVnni(()), &tile) }
+}
+
+/// # Safety
+/// The machine must have the features, and [`Lanes::tile`]'s promises must hold.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn avx512_vnni_tile(tile: Tile) {
+    // SAFETY: as the caller promises.
+    unsafe { product::tile(Avx512Vnni(()), &tile) }
+}
+
 /// What both 256-bit sets do alike.
 macro_rules! eight_lanes {
     () => {
         const ROWS: usize = 8;
-        const TILE: usize = 4;
         const PAIRED: bool = true;
         type B = __m256i;
         type X = *const i8;
@@ -162,6 +186,10 @@ fn spread(x: *const i8, group: i32) -> __m256i {
 }
 
 impl Lanes for Avx2 {
+    #[inline(always)]
+    unsafe fn tile(self, tile: Tile) {
+        v!(avx2_tile(tile));
+    }
     const SIGNED: bool = true;
     eight_lanes!();
 
@@ -183,6 +211,10 @@ impl Lanes for Avx2 {
 }
 
 impl Lanes for AvxVnni {
+    #[inline(always)]
+    unsafe fn tile(self, tile: Tile) {
+        v!(avx_vnni_tile(tile));
+    }
     const SIGNED: bool = false;
     eight_lanes!();
 
@@ -198,8 +230,11 @@ impl Lanes for AvxVnni {
 }
 
 impl Lanes for Avx512Vnni {
+    #[inline(always)]
+    unsafe fn tile(self, tile: Tile) {
+        v!(avx512_vnni_tile(tile));
+    }
     const ROWS: usize = 16;
-    const TILE: usize = 4;
     const SIGNED: bool = false;
     const PAIRED: bool = true;
     type B = __m512i;

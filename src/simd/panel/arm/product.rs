@@ -286,7 +286,7 @@ unsafe fn pair<S: Sums, F: Form, const N: usize, const UNPACKED: bool>(
     unsafe {
         pace.step();
         let wide =
-            |eight: uint8x8_t| if F::UNSIGNED { vreinterpretq_s16_u16(vmovl_u8(eight)) } else { vmovl_s8(vreinterpret_s8_u8(eight)) };
+            |eight: uint8x8_t| if F::SHAPE.minima { vreinterpretq_s16_u16(vmovl_u8(eight)) } else { vmovl_s8(vreinterpret_s8_u8(eight)) };
         if F::SHAPE.sub == 32 {
             let scales = wide(vld1_u8(scales));
             macro_rules! half {
@@ -440,10 +440,6 @@ pub unsafe fn many<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &
                     TILE.. => {
                         tile::<S, F, TILE>(s, w, scales, steps, std::array::from_fn(|k| Input::of::<F>(out, x, i + k, at)));
                         i += TILE;
-                    }
-                    2.. => {
-                        tile::<S, F, 2>(s, w, scales, steps, std::array::from_fn(|k| Input::of::<F>(out, x, i + k, at)));
-                        i += 2;
                     }
                     _ => {
                         tile::<S, F, 1>(s, w, scales, steps, [Input::of::<F>(out, x, i, at)]);

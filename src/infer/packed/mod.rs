@@ -1,0 +1,238 @@
+//! A matrix ready for products: in panels if it is quantized, where it lies in its file if it is of floats.
+
+mod activations;
+mod floats;
+mod repack;
+
+pub use activations::{Activations, Input};
+pub(super) use activations::{Parts, Row};
+pub use floats::INPUTS;
+
+use crate::gguf::{Gguf, TensorInfo};
+use crate::quant::GgmlType;
+use crate::simd::Isa;
+use crate::simd::panel::{Dots, Format, Layout, Panel};
+use floats::Floats;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What inputs a matrix takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Floats.
+    Floats,
+    /// 8 bits, a scale for 32 columns.
+    Small,
+    /// 8 bits, a scale for 256 columns, sums of 32.
+    Wide,
+    /// 8 bits, a scale for 256 columns, sums of 16.
+    Fine,
+}
+
+impl Kind {
+    /// Columns of a scale and of a sum, in rows of `cols`.
+    pub(super) const fn blocks(self, cols: usize) -> (usize, usize) {
+        match self {
+            Self::Floats => (cols, cols),
+            Self::Small => (32, 32),
+            Self::Wide => (256, 32),
+            Self::Fine => (256, 16),
+        }
+    }
+}
+
+/// A matrix `(rows, cols)`.
+pub struct Packed {
+    rows: usize,
+    cols: usize,
+    ty: GgmlType,
+    store: Store,
+}
+
+enum Store {
+    Floats(Floats),
+    Panels(Panels),
+}
+
+/// Quants and scales of all panels, one after another.
+struct Panels {
+    format: Format,
+    dots: Dots,
+    layout: Layout,
+    quants: Vec<Line>,
+    scales: Vec<u8>,
+}
+
+/// A cache line: quants begin at one.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+/// Rows of floats that count as a panel.
+const FLOAT_ROWS: usize = floats::ROWS;
+/// The most rows a panel can have.
+const MOST_ROWS: usize = 16;
+/// Bytes of a file that are packed before their pages are given back.
+const STRETCH: usize = 1 << 20;
+
+impl Packed {
+    /// `tensor` of `file`, whose dimensions are `[cols, rows]`: packed for `dots` on the threads of rayon's current pool, the file's
+    /// pages given back as it goes; floats stay where they are.
+    pub(super) fn load(file: &Arc<Gguf>, tensor: TensorInfo, ty: GgmlType, rows: usize, cols: usize, dots: Dots) -> Self {
+        let store = match repack::format(ty) {
+            None => Store::Floats(Floats::new(file.clone(), tensor, ty, rows, cols)),
+            Some(format) => {
+                let panels = Panels::pack(format, dots, ty, file.data(&tensor), cols, |bytes| file.release(bytes));
+                Store::Panels(panels)
+            }
+        };
+        Self { rows, cols, ty, store }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Length of a row.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Its type in the file.
+    #[must_use]
+    pub const fn ty(&self) -> GgmlType {
+        self.ty
+    }
+    /// Rows of a panel.
+    #[must_use]
+    pub const fn panel_rows(&self) -> usize {
+        match &self.store {
+            Store::Floats(_) => FLOAT_ROWS,
+            Store::Panels(p) => p.layout.rows,
+        }
+    }
+    /// Panels, the last of which may not be full.
+    #[must_use]
+    pub const fn panels(&self) -> usize {
+        self.rows.div_ceil(self.panel_rows())
+    }
+    /// What inputs it takes.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match &self.store {
+            Store::Floats(_) => Kind::Floats,
+            Store::Panels(p) => {
+                let shape = p.format.shape();
+                match (shape.block, shape.sub) {
+                    (32, _) => Kind::Small,
+                    (_, 32) => Kind::Wide,
+                    _ => Kind::Fine,
+                }
+            }
+        }
+    }
+    /// Bytes of memory of its own.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        match &self.store {
+            Store::Floats(_) => 0,
+            Store::Panels(p) => p.quants.len() * size_of::<Line>() + p.scales.len(),
+        }
+    }
+
+    /// `out (cols)` = row `i`, as the file's type decodes it.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, out: &mut [f32], i: usize) {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        match &self.store {
+            Store::Floats(f) => f.row(out, i),
+            Store::Panels(p) => {
+                let (panel, shape) = (p.panel(i / p.layout.rows, self.cols), p.format.shape());
+                for (b, out) in out[..self.cols].chunks_mut(shape.block).enumerate() {
+                    p.format.decode(out, &p.format.get(p.layout, panel, i % p.layout.rows, b));
+                }
+            }
+        }
+    }
+
+    /// The product of some panels' rows with all inputs, a panel at a time: `store(first row, out)`, in which `out[i * R + r]` is
+    /// row `first + r` times input `i`; rows behind the last are to be passed over. `room` has [`room`](Self::room) numbers.
+    ///
+    /// # Panics
+    /// If there are no such panels, or the inputs are not of this matrix's kind and length.
+    pub fn product(&self, isa: Isa, x: &Input<'_>, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, &[f32])) {
+        assert!(panels.end <= self.panels() && x.kind == self.kind() && x.quants.cols == self.cols, "a product's sizes");
+        let rows = self.panel_rows();
+        let out = &mut room[..x.quants.n * rows];
+        for number in panels {
+            match &self.store {
+                Store::Floats(f) => f.product(isa, out, number * rows, x),
+                Store::Panels(p) => p.dots.product(p.format, out, p.panel(number, self.cols), &x.quants),
+            }
+            store(number * rows, out);
+        }
+    }
+
+    /// Numbers of a product's room for `n` inputs.
+    #[must_use]
+    pub const fn room(n: usize) -> usize {
+        n * MOST_ROWS
+    }
+
+    /// `out[i]` = row `ids[i]` times the one input.
+    ///
+    /// # Panics
+    /// If a row is not there, or the input is not of this matrix's kind and length.
+    pub fn gather(&self, isa: Isa, out: &mut [f32], ids: &[u32], x: &Input<'_>) {
+        let rows = self.panel_rows();
+        let mut room = [0.0; MOST_ROWS];
+        let mut made = usize::MAX;
+        for (out, &id) in out.iter_mut().zip(ids) {
+            let id = id as usize;
+            assert!(id < self.rows, "row {id} of {}", self.rows);
+            let panel = id / rows;
+            if panel != made {
+                self.product(isa, x, panel..panel + 1, &mut room, |_, _| {});
+                made = panel;
+            }
+            *out = room[id % rows];
+        }
+    }
+}
+
+impl Panels {
+    fn pack(format: Format, dots: Dots, ty: GgmlType, bytes: &[u8], cols: usize, done: impl Fn(&[u8]) + Sync) -> Self {
+        let (layout, shape, row_bytes) = (dots.layout(), format.shape(), ty.row_bytes(cols));
+        let panel_bytes = layout.rows * row_bytes;
+        let n = bytes.len().div_ceil(panel_bytes);
+        let (quant_bytes, scale_bytes) = (shape.quant_bytes(layout.rows, cols), shape.scale_bytes(layout.rows, cols));
+        // Zeroed memory comes from the system untouched: a page is taken when it is first written.
+        let mut quants = bytemuck::zeroed_vec::<Line>((n * quant_bytes).div_ceil(size_of::<Line>()));
+        let mut scales = vec![0u8; n * scale_bytes];
+        let stretch = (STRETCH / panel_bytes).max(1);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut quants);
+        words
+            .par_chunks_mut(stretch * quant_bytes / 4)
+            .zip(scales.par_chunks_mut(stretch * scale_bytes))
+            .zip(bytes.par_chunks(stretch * panel_bytes))
+            .for_each(|((words, scales), bytes)| {
+                let panels = words.chunks_mut(quant_bytes / 4).zip(scales.chunks_mut(scale_bytes)).zip(bytes.chunks(panel_bytes));
+                panels.for_each(|((words, scales), rows)| repack::pack(ty, layout, rows, cols, words, scales));
+                done(bytes);
+            });
+        Self { format, dots, layout, quants, scales }
+    }
+
+    fn panel(&self, number: usize, cols: usize) -> Panel<'_> {
+        let shape = self.format.shape();
+        let (quants, scales) = (shape.quant_bytes(self.layout.rows, cols), shape.scale_bytes(self.layout.rows, cols));
+        Panel {
+            quants: &bytemuck::cast_slice(&self.quants)[number * quants..][..quants],
+            scales: &self.scales[number * scales..][..scales],
+        }
+    }
+}

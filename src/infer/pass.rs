@@ -1,0 +1,329 @@
+//! A pass over one token or a chunk of a prompt, by a team, in phases.
+//!
+//! A phase's chunks are some panels of a matrix, some rows, or a head; what they write is theirs alone, and what they read was written
+//! in a phase before. For one token a block has five phases: whoever takes up a share of a product first makes the input ready for
+//! itself (a norm and its quantization cost less than waiting for somebody else's). A prompt's rows are made ready by rows, in phases of
+//! their own.
+#![allow(unsafe_code)] // Parts of one buffer are written by several threads.
+
+use super::kernels;
+use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
+use super::weights::{Block, Linear, Model, Norm};
+use crate::simd::Isa;
+use crate::simd::cache::{self, KvCache, Layers};
+use crate::simd::parallel::Shared;
+use crate::team::Team;
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// Rows of a prompt that go through a block together: each weight is unpacked once for all of them, and what they need beside the weights
+/// stays in L2.
+pub const CHUNK: usize = INPUTS;
+
+/// What a chunk's activations need, `N <= CHUNK` rows.
+pub struct Room {
+    /// The residual stream, `(N, C)`.
+    pub x: Vec<f32>,
+    /// Queries, keys, values, `(N, 3C)`.
+    qkv: Vec<f32>,
+    /// Attention's output, `(N, C)`.
+    att: Vec<f32>,
+    /// The MLP's hidden rows, `(N, F)`.
+    ff: Vec<f32>,
+    acts: Activations,
+    members: Vec<Mutex<Member>>,
+    chunks: Vec<u16>,
+    /// How many passes there were.
+    passes: u64,
+}
+
+/// What a member of the team has for itself.
+struct Member {
+    /// The input of the product at hand, where it is one token's.
+    acts: Activations,
+    /// The phase that it is of, counted over all passes.
+    ready: u64,
+    normed: Vec<f32>,
+    /// A panel's product.
+    panel: Vec<f32>,
+    /// What a head's attention works in.
+    scores: Vec<f32>,
+}
+
+impl Room {
+    pub fn new(model: &Model, positions: usize, members: usize) -> Self {
+        let (c, f, d) = (model.config.n_embd, model.config.ff(), model.config.head_dim());
+        let n = CHUNK.min(positions);
+        let member = || Member {
+            acts: Activations::new(1, f.max(c)),
+            ready: u64::MAX,
+            normed: vec![0.0; c],
+            panel: vec![0.0; Packed::room(n)],
+            scores: vec![0.0; cache::scratch_len(n, d).max(cache::scratch_len(1, d))],
+        };
+        Self {
+            x: vec![0.0; n * c],
+            qkv: vec![0.0; n * 3 * c],
+            att: vec![0.0; n * c],
+            ff: vec![0.0; n * f],
+            acts: Activations::new(n, f.max(c)),
+            members: (0..members).map(|_| Mutex::new(member())).collect(),
+            chunks: Vec::with_capacity(model.config.n_layer * STEPS_OF_MANY.len()),
+            passes: 0,
+        }
+    }
+}
+
+/// The phases of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Norm the residual rows and quantize them.
+    Norm1,
+    Qkv,
+    Attend,
+    /// Quantize attention's rows.
+    Attended,
+    Out,
+    Norm2,
+    Up,
+    /// Quantize the hidden rows.
+    Hidden,
+    Down,
+}
+const STEPS_OF_ONE: [Step; 5] = [Step::Qkv, Step::Attend, Step::Out, Step::Up, Step::Down];
+const STEPS_OF_MANY: [Step; 9] =
+    [Step::Norm1, Step::Qkv, Step::Attend, Step::Attended, Step::Out, Step::Norm2, Step::Up, Step::Hidden, Step::Down];
+
+/// Shares of a phase a member: enough that a slow one does not hold up the rest.
+const SHARES: usize = 6;
+
+/// Reads `tokens`, which fit, at positions from `start` on; leaves the last one's residual row in `room.x`, as its last.
+pub fn run(team: &mut Team, model: &Model, room: &mut Room, cache: &mut KvCache, tokens: &[u32], start: usize) {
+    let n = tokens.len();
+    let steps: &[Step] = if n == 1 { &STEPS_OF_ONE } else { &STEPS_OF_MANY };
+    let members = team.members();
+    room.passes += 1;
+    let mut chunks = std::mem::take(&mut room.chunks);
+    let pass = Pass {
+        model,
+        n,
+        start,
+        number: room.passes,
+        x: Shared::new(&mut room.x),
+        qkv: Shared::new(&mut room.qkv),
+        att: Shared::new(&mut room.att),
+        ff: Shared::new(&mut room.ff),
+        acts: room.acts.parts(),
+        members: &room.members,
+        cache: cache.shared(),
+        shares: if members == 1 { 1 } else { members * SHARES },
+    };
+    pass.embed(tokens);
+    chunks.clear();
+    for block in &model.blocks {
+        chunks.extend(steps.iter().map(|&step| pass.chunks(block, step)));
+    }
+    team.run(&chunks, &|phase, chunk, member| {
+        pass.step(phase, phase / steps.len(), steps[phase % steps.len()], chunk, member);
+    });
+    room.chunks = chunks;
+}
+
+/// `out` = the product of all rows of `w` with one input: logits of a hidden state.
+pub fn head(team: &mut Team, isa: Isa, w: &Packed, out: &mut [f32], hidden: &[f32], room: &mut Room) {
+    let shares = if team.members() == 1 { 1 } else { team.members() * SHARES };
+    let chunks = w.panels().min(shares);
+    room.acts.set(w.kind(), isa, hidden);
+    let (rows, out) = (w.rows(), Shared::new(out));
+    let (input, members) = (room.acts.input(w.kind(), w.cols()), &room.members);
+    team.run(&[chunks as u16], &|_, chunk, member| {
+        let mut member = members[member].lock().expect("no member panicked");
+        w.product(isa, &input, share(w.panels(), chunk, chunks), &mut member.panel, |first, values| {
+            let there = (rows - first).min(values.len());
+            // SAFETY: a panel's rows are one chunk's alone.
+            unsafe { out.part(first, there) }.copy_from_slice(&values[..there]);
+        });
+    });
+}
+
+/// `out[i]` = row `ids[i]` of `w` times a hidden state.
+pub fn some(isa: Isa, w: &Packed, out: &mut [f32], ids: &[u32], hidden: &[f32], room: &mut Room) {
+    room.acts.set(w.kind(), isa, hidden);
+    w.gather(isa, &mut out[..ids.len()], ids, &room.acts.input(w.kind(), w.cols()));
+}
+
+/// Part `chunk` of `chunks` of `all`.
+const fn share(all: usize, chunk: usize, chunks: usize) -> Range<usize> {
+    all * chunk / chunks..all * (chunk + 1) / chunks
+}
+
+struct Pass<'a> {
+    model: &'a Model,
+    n: usize,
+    start: usize,
+    number: u64,
+    x: Shared<'a>,
+    qkv: Shared<'a>,
+    att: Shared<'a>,
+    ff: Shared<'a>,
+    acts: Parts<'a>,
+    members: &'a [Mutex<Member>],
+    cache: Layers<'a>,
+    shares: usize,
+}
+
+/// What a product's values become.
+enum Into<'a> {
+    /// Stored.
+    Plain(Shared<'a>),
+    /// Stored after GELU.
+    Gelu(Shared<'a>),
+    /// Added to the residual stream.
+    Residual,
+}
+
+impl Pass<'_> {
+    fn embed(&self, tokens: &[u32]) {
+        let c = self.model.config.n_embd;
+        let mut member = self.members[0].lock().expect("no member panicked");
+        for (r, &id) in tokens.iter().enumerate() {
+            // SAFETY: the team does not run yet.
+            let x = unsafe { self.x.part(r * c, c) };
+            self.model.token_embd.row(x, id as usize);
+            self.model.position_embd.row(&mut member.normed, self.start + r);
+            kernels::add(x, &member.normed);
+        }
+    }
+
+    fn linear(block: &Block, step: Step) -> Option<&Linear> {
+        Some(match step {
+            Step::Qkv => &block.attn_qkv,
+            Step::Out => &block.attn_output,
+            Step::Up => &block.ffn_up,
+            Step::Down => &block.ffn_down,
+            _ => return None,
+        })
+    }
+
+    fn chunks(&self, block: &Block, step: Step) -> u16 {
+        let most = match (Self::linear(block, step), step) {
+            (Some(linear), _) => linear.w.panels().min(self.shares),
+            (None, Step::Attend) => self.model.config.n_head,
+            (None, _) => self.n.min(self.shares),
+        };
+        most as u16
+    }
+
+    fn step(&self, phase: usize, layer: usize, step: Step, chunk: usize, member: usize) {
+        let block = &self.model.blocks[layer];
+        let chunks = usize::from(self.chunks(block, step));
+        let mut member = self.members[member].lock().expect("no member panicked");
+        let (c, f) = (self.model.config.n_embd, self.model.config.ff());
+        match step {
+            Step::Attend => self.attend(layer, chunk, &mut member),
+            Step::Norm1 => self.rows(chunk, chunks, block.attn_qkv.w.kind(), self.x, c, Some(&block.attn_norm), &mut member),
+            Step::Attended => self.rows(chunk, chunks, block.attn_output.w.kind(), self.att, c, None, &mut member),
+            Step::Norm2 => self.rows(chunk, chunks, block.ffn_up.w.kind(), self.x, c, Some(&block.ffn_norm), &mut member),
+            Step::Hidden => self.rows(chunk, chunks, block.ffn_down.w.kind(), self.ff, f, None, &mut member),
+            Step::Qkv | Step::Out | Step::Up | Step::Down => {
+                let (linear, from, cols, norm, into) = match step {
+                    Step::Qkv => (&block.attn_qkv, self.x, c, Some(&block.attn_norm), Into::Plain(self.qkv)),
+                    Step::Out => (&block.attn_output, self.att, c, None, Into::Residual),
+                    Step::Up => (&block.ffn_up, self.x, c, Some(&block.ffn_norm), Into::Gelu(self.ff)),
+                    _ => (&block.ffn_down, self.ff, f, None, Into::Residual),
+                };
+                let phase = self.number * crate::team::PHASES as u64 + phase as u64;
+                if self.n == 1 && member.ready != phase {
+                    self.ready(linear.w.kind(), from, cols, norm, &mut member);
+                    member.ready = phase;
+                }
+                self.product(linear, cols, chunk, chunks, &into, &mut member);
+            }
+        }
+    }
+
+    /// Makes some rows ready for the product of the next phase.
+    fn rows(&self, chunk: usize, chunks: usize, kind: Kind, from: Shared<'_>, cols: usize, norm: Option<&Norm>, member: &mut Member) {
+        let (block, sub) = kind.blocks(cols);
+        for r in share(self.n, chunk, chunks) {
+            // SAFETY: these rows are this chunk's alone; the rows they are made from were written in a phase before.
+            let (x, row) = unsafe {
+                let row = Row {
+                    kind,
+                    floats: self.acts.floats.part(r * cols, cols),
+                    quants: self.acts.quants.part(r * cols, cols),
+                    scales: self.acts.scales.part(r * (cols / block), cols / block),
+                    sums: self.acts.sums.part(r * (cols / sub), cols / sub),
+                };
+                (&*from.part(r * cols, cols), row)
+            };
+            row.set(self.model.isa, self.normed(x, norm, &mut member.normed));
+        }
+    }
+
+    /// Makes the one row ready for this member's shares of a product.
+    fn ready(&self, kind: Kind, from: Shared<'_>, cols: usize, norm: Option<&Norm>, member: &mut Member) {
+        // SAFETY: it was written in a phase before; in this one it is read alone.
+        let x = unsafe { &*from.part(0, cols) };
+        let Member { acts, normed, .. } = member;
+        acts.set(kind, self.model.isa, self.normed(x, norm, normed));
+    }
+
+    fn normed<'r>(&self, x: &'r [f32], norm: Option<&Norm>, room: &'r mut [f32]) -> &'r [f32] {
+        let Some(norm) = norm else { return x };
+        kernels::norm(room, x, &norm.w, &norm.b, self.model.norm_eps);
+        room
+    }
+
+    fn product(&self, linear: &Linear, cols: usize, chunk: usize, chunks: usize, into: &Into<'_>, member: &mut Member) {
+        let Member { acts, panel, .. } = member;
+        let (kind, rows, isa, n) = (linear.w.kind(), linear.w.rows(), self.model.isa, self.n);
+        let input = if n == 1 {
+            acts.input(kind, cols)
+        } else {
+            let (block, sub) = kind.blocks(cols);
+            // SAFETY: the rows were made ready in the phase before; in this one they are read alone.
+            unsafe {
+                let quants = crate::simd::panel::Inputs {
+                    n,
+                    cols,
+                    quants: self.acts.quants.part(0, n * cols),
+                    scales: self.acts.scales.part(0, n * (cols / block)),
+                    sums: self.acts.sums.part(0, n * (cols / sub)),
+                };
+                Input { kind, floats: self.acts.floats.part(0, n * cols), quants }
+            }
+        };
+        let height = linear.w.panel_rows();
+        linear.w.product(isa, &input, share(linear.w.panels(), chunk, chunks), panel, |first, values| {
+            let there = (rows - first).min(height);
+            let bias = &linear.b[first..][..there];
+            for (r, values) in values.chunks(height).enumerate() {
+                let to = match into {
+                    Into::Plain(to) | Into::Gelu(to) => *to,
+                    Into::Residual => self.x,
+                };
+                // SAFETY: a panel's rows are one chunk's alone.
+                let to = unsafe { to.part(r * rows + first, there) };
+                match into {
+                    Into::Residual => to.iter_mut().zip(values).zip(bias).for_each(|((to, v), b)| *to += v + b),
+                    _ => to.iter_mut().zip(values).zip(bias).for_each(|((to, v), b)| *to = v + b),
+                }
+                if matches!(into, Into::Gelu(_)) {
+                    isa.run(kernels::Gelu(to));
+                }
+            }
+        });
+    }
+
+    fn attend(&self, layer: usize, head: usize, member: &mut Member) {
+        let (n, c, d) = (self.n, self.model.config.n_embd, self.model.config.head_dim());
+        // SAFETY: written in the phase before; in this one it is read alone.
+        let qkv = unsafe { &*self.qkv.part(0, n * 3 * c) };
+        // SAFETY: a head of a layer, and its channels of the output, are one chunk's alone.
+        let (mut kept, mut out) = unsafe { (self.cache.head(layer, head), self.att.columns(head * d, d, c)) };
+        let (isa, start, stride) = (self.model.isa, self.start, 3 * c);
+        kept.append(isa, start, n, &qkv[c + head * d..], &qkv[2 * c + head * d..], stride);
+        kept.attend(isa, &mut out, &qkv[head * d..], stride, start, n, &mut member.scores);
+    }
+}
