@@ -167,13 +167,22 @@ impl Packed {
     pub fn product(&self, isa: Isa, x: &Input<'_>, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, &[f32])) {
         assert!(panels.end <= self.panels() && x.kind == self.kind() && x.quants.cols == self.cols, "a product's sizes");
         let rows = self.panel_rows();
-        let out = &mut room[..x.quants.n * rows];
-        for number in panels {
+        let mut first = panels.start;
+        while first < panels.end {
+            let count = (MOST_ROWS / rows).min(panels.end - first);
+            let room = &mut room[..count * x.quants.n * rows];
             match &self.store {
-                Store::Floats(f) => f.product(isa, out, number * rows, x),
-                Store::Panels(p) => p.dots.product(p.format, out, p.panel(number, self.cols), &x.quants),
+                Store::Floats(f) => {
+                    for (p, out) in room.chunks_exact_mut(x.quants.n * rows).enumerate() {
+                        f.product(isa, out, (first + p) * rows, x);
+                    }
+                }
+                Store::Panels(p) => p.dots.product(p.format, room, p.some(first, count, self.cols), &x.quants),
             }
-            store(number * rows, out);
+            for (p, out) in room.chunks_exact(x.quants.n * rows).enumerate() {
+                store((first + p) * rows, out);
+            }
+            first += count;
         }
     }
 
@@ -228,11 +237,16 @@ impl Panels {
     }
 
     fn panel(&self, number: usize, cols: usize) -> Panel<'_> {
+        self.some(number, 1, cols)
+    }
+
+    fn some(&self, first: usize, count: usize, cols: usize) -> Panel<'_> {
         let shape = self.format.shape();
         let (quants, scales) = (shape.quant_bytes(self.layout.rows, cols), shape.scale_bytes(self.layout.rows, cols));
         Panel {
-            quants: &bytemuck::cast_slice(&self.quants)[number * quants..][..quants],
-            scales: &self.scales[number * scales..][..scales],
+            quants: &bytemuck::cast_slice(&self.quants)[first * quants..][..count * quants],
+            scales: &self.scales[first * scales..][..count * scales],
+            count,
         }
     }
 }

@@ -307,7 +307,7 @@ mod tests {
                 let mut quants = vec![0u32; shape.quant_bytes(layout.rows, cols) / 4];
                 let mut scales = vec![0; shape.scale_bytes(layout.rows, cols)];
                 pack(ty, layout, &bytes, cols, &mut quants, &mut scales);
-                let panel = Panel { quants: bytemuck::cast_slice(&quants), scales: &scales };
+                let panel = Panel { quants: bytemuck::cast_slice(&quants), scales: &scales, count: 1 };
                 for (r, row) in bytes.chunks_exact(ty.row_bytes(cols)).enumerate() {
                     let (mut want, mut got) = (vec![0.0; cols], vec![0.0; cols]);
                     ty.dequantize_row(&mut want, row);

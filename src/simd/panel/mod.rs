@@ -159,7 +159,7 @@ impl Dots {
         }
     }
 
-    /// `out[i * R + r]` = row `r` of the panel times input `i`.
+    /// `out[(p * N + i) * R + r]` = row `r` of panel `p` times input `i`. Several panels at once cost a few instructions less each.
     ///
     /// # Panics
     /// If a slice is shorter than the format, the columns and the inputs make it.
@@ -209,13 +209,15 @@ impl Layout {
     }
 }
 
-/// The memory of one panel.
+/// The memory of a panel, or of several that lie one after another.
 #[derive(Clone, Copy)]
 pub struct Panel<'a> {
     /// Its quants, step by step.
     pub quants: &'a [u8],
     /// Its scales, block by block.
     pub scales: &'a [u8],
+    /// How many panels.
+    pub count: usize,
 }
 
 /// The instructions that a product is made of. Pointers are to as many bytes as the names say; whoever calls keeps within the panel.

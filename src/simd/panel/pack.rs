@@ -231,7 +231,7 @@ mod tests {
                         continue; // a register has sixteen bytes there
                     }
                     let case = case(format, layout, 512, false);
-                    let panel = Panel { quants: &case.quants, scales: &case.scales };
+                    let panel = Panel { quants: &case.quants, scales: &case.scales, count: 1 };
                     for (r, row) in case.blocks.iter().enumerate() {
                         for (b, block) in row.iter().enumerate() {
                             assert_eq!(format.get(layout, panel, r, b), *block, "{format:?}");
@@ -260,7 +260,7 @@ mod tests {
                         let scales: Vec<f32> = (0..n * cols / shape.block).map(|_| (rng.normal() * 0.1) as f32).collect();
                         let sums: Vec<i16> = quants.chunks(shape.sub).map(|sub| sub.iter().map(|&q| i16::from(q)).sum()).collect();
                         let x = Inputs { n, cols, quants: &quants, scales: &scales, sums: &sums };
-                        let panel = Panel { quants: &case.quants, scales: &case.scales };
+                        let panel = Panel { quants: &case.quants, scales: &case.scales, count: 1 };
                         let mut out = vec![f32::NAN; n * layout.rows];
                         dots.product(format, &mut out, panel, &x);
                         for (i, out) in out.chunks(layout.rows).enumerate() {
@@ -284,6 +284,12 @@ mod tests {
                                 );
                             }
                         }
+                        // Two panels at once, the same bits twice.
+                        let twice = |bytes: &[u8]| [bytes, bytes].concat();
+                        let (two_quants, two_scales) = (twice(&case.quants), twice(&case.scales));
+                        let mut both = vec![f32::NAN; 2 * out.len()];
+                        dots.product(format, &mut both, Panel { quants: &two_quants, scales: &two_scales, count: 2 }, &x);
+                        assert_eq!(both, [&out[..], &out[..]].concat(), "{format:?} on {}, two panels", dots.name());
                         // One at a time, the same bits.
                         for (i, out) in out.chunks(layout.rows).enumerate() {
                             let x = Inputs {

@@ -147,13 +147,29 @@ fn small<S: Sums, F: Form, const K: i32>(
     })
 }
 
-/// A panel times one input.
+/// Panels times one input.
 ///
 /// # Safety
 /// As [`Sums::one`] says.
 #[inline(always)]
 pub unsafe fn one<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &Inputs<'_>) {
-    let (mut quants, mut scales) = (panel.quants.as_ptr(), panel.scales.as_ptr());
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (mut quants, mut scales) = (panel.quants.as_ptr(), panel.scales.as_ptr());
+        for p in 0..panel.count {
+            let y = one_panel::<S, F>(s, quants, scales, x);
+            vst1q_f32(out.add(4 * p), y);
+            (quants, scales) = (quants.add(F::SHAPE.quant_bytes(4, x.cols)), scales.add(F::SHAPE.scale_bytes(4, x.cols)));
+        }
+    }
+}
+
+/// The rows of a panel times one input.
+///
+/// # Safety
+/// As [`one`] says.
+#[inline(always)]
+unsafe fn one_panel<S: Sums, F: Form>(s: S, mut quants: *const u8, mut scales: *const u8, x: &Inputs<'_>) -> float32x4_t {
     let block_bytes = F::SHAPE.block_bytes(4);
     let (mut input, mut sums, mut dx) = (x.quants.as_ptr(), x.sums.as_ptr(), x.scales.as_ptr());
     let mut blocks = x.cols / F::SHAPE.block;
@@ -208,7 +224,7 @@ pub unsafe fn one<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &I
                 (input, sums, dx) = (input.add(256), sums.add(256 / F::SHAPE.sub), dx.add(1));
             }
         }
-        vst1q_f32(out, y);
+        y
     }
 }
 
@@ -405,7 +421,7 @@ unsafe fn eight_minima<const N: usize>(acc: &mut [int32x4_t; N], minima: *const 
     }
 }
 
-/// A panel times several inputs.
+/// Panels times several inputs.
 ///
 /// # Safety
 /// As [`Sums::many`] says.
@@ -416,7 +432,23 @@ pub unsafe fn many<S: Sums, F: Form>(s: S, out: *mut f32, panel: Panel<'_>, x: &
     struct Unpacked([MaybeUninit<i8>; STRETCH * 4]);
     let mut unpacked = Unpacked([const { MaybeUninit::uninit() }; STRETCH * 4]);
     let room = unpacked.0.as_mut_ptr().cast::<i8>();
-    let (quants, scales) = (panel.quants.as_ptr(), panel.scales.as_ptr());
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (mut out, mut quants, mut scales) = (out, panel.quants.as_ptr(), panel.scales.as_ptr());
+        for _ in 0..panel.count {
+            many_of_one::<S, F>(s, out, quants, scales, x, room);
+            (quants, scales) = (quants.add(F::SHAPE.quant_bytes(4, x.cols)), scales.add(F::SHAPE.scale_bytes(4, x.cols)));
+            out = out.add(4 * x.n);
+        }
+    }
+}
+
+/// One panel times several inputs; its quants are unpacked to `room`.
+///
+/// # Safety
+/// As [`many`] says.
+#[inline(always)]
+unsafe fn many_of_one<S: Sums, F: Form>(s: S, out: *mut f32, quants: *const u8, scales: *const u8, x: &Inputs<'_>, room: *mut i8) {
     // SAFETY: pointers go through panel, inputs and output as their lengths, checked before, allow.
     unsafe {
         for i in 0..x.n {
