@@ -9,9 +9,9 @@
 use super::kernels;
 use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
 use super::weights::{Block, Linear, Model, Norm};
+use crate::simd::Isa;
 use crate::simd::cache::{self, KvCache, Layers};
 use crate::simd::parallel::Shared;
-use crate::simd::Isa;
 use crate::team::Team;
 use std::ops::Range;
 use std::sync::Mutex;

@@ -3,8 +3,8 @@
 use super::Op;
 use super::vector::{Simd, Tile, tiles};
 use half::f16;
-use std::arch::asm;
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 /// Wraps an intrinsic.
 macro_rules! v {

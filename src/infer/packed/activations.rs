@@ -1,8 +1,8 @@
 //! Inputs of a product, quantized once for all the rows they meet.
 
 use super::Kind;
-use crate::simd::parallel::Shared;
 use crate::simd::panel::Inputs;
+use crate::simd::parallel::Shared;
 use crate::simd::{Isa, Op, Simd};
 
 /// Rows of activations, in what a matrix of some [`Kind`] takes. The room is taken once and used again.

@@ -1,7 +1,7 @@
 //! A matrix of floats where it lies in its file, and products with it.
 
-use super::super::kernels::{Decode, Multiply};
 pub use super::super::kernels::ROWS;
+use super::super::kernels::{Decode, Multiply};
 use super::Input;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant::GgmlType;

@@ -167,13 +167,22 @@ impl Packed {
     pub fn product(&self, isa: Isa, x: &Input<'_>, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, &[f32])) {
         assert!(panels.end <= self.panels() && x.kind == self.kind() && x.quants.cols == self.cols, "a product's sizes");
         let rows = self.panel_rows();
-        let out = &mut room[..x.quants.n * rows];
-        for number in panels {
+        let mut first = panels.start;
+        while first < panels.end {
+            let count = (MOST_ROWS / rows).min(panels.end - first);
+            let room = &mut room[..count * x.quants.n * rows];
             match &self.store {
-                Store::Floats(f) => f.product(isa, out, number * rows, x),
-                Store::Panels(p) => p.dots.product(p.format, out, p.panel(number, self.cols), &x.quants),
+                Store::Floats(f) => {
+                    for (p, out) in room.chunks_exact_mut(x.quants.n * rows).enumerate() {
+                        f.product(isa, out, (first + p) * rows, x);
+                    }
+                }
+                Store::Panels(p) => p.dots.product(p.format, room, p.some(first, count, self.cols), &x.quants),
             }
-            store(number * rows, out);
+            for (p, out) in room.chunks_exact(x.quants.n * rows).enumerate() {
+                store((first + p) * rows, out);
+            }
+            first += count;
         }
     }
 
@@ -215,19 +224,29 @@ impl Panels {
         let mut scales = vec![0u8; n * scale_bytes];
         let stretch = (STRETCH / panel_bytes).max(1);
         let words: &mut [u32] = bytemuck::cast_slice_mut(&mut quants);
-        words.par_chunks_mut(stretch * quant_bytes / 4).zip(scales.par_chunks_mut(stretch * scale_bytes)).zip(bytes.par_chunks(stretch * panel_bytes)).for_each(
-            |((words, scales), bytes)| {
+        words
+            .par_chunks_mut(stretch * quant_bytes / 4)
+            .zip(scales.par_chunks_mut(stretch * scale_bytes))
+            .zip(bytes.par_chunks(stretch * panel_bytes))
+            .for_each(|((words, scales), bytes)| {
                 let panels = words.chunks_mut(quant_bytes / 4).zip(scales.chunks_mut(scale_bytes)).zip(bytes.chunks(panel_bytes));
                 panels.for_each(|((words, scales), rows)| repack::pack(ty, layout, rows, cols, words, scales));
                 done(bytes);
-            },
-        );
+            });
         Self { format, dots, layout, quants, scales }
     }
 
     fn panel(&self, number: usize, cols: usize) -> Panel<'_> {
+        self.some(number, 1, cols)
+    }
+
+    fn some(&self, first: usize, count: usize, cols: usize) -> Panel<'_> {
         let shape = self.format.shape();
         let (quants, scales) = (shape.quant_bytes(self.layout.rows, cols), shape.scale_bytes(self.layout.rows, cols));
-        Panel { quants: &bytemuck::cast_slice(&self.quants)[number * quants..][..quants], scales: &self.scales[number * scales..][..scales] }
+        Panel {
+            quants: &bytemuck::cast_slice(&self.quants)[first * quants..][..count * quants],
+            scales: &self.scales[first * scales..][..count * scales],
+            count,
+        }
     }
 }

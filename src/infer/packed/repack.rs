@@ -102,11 +102,26 @@ impl To<'_> {
         }
     }
 
+    /// A step's quants of `BITS` bits, group by group: `level(g)` has group `g`'s.
+    #[inline(always)]
+    fn step<const BITS: usize>(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
+        let flip = u32::from_le_bytes([self.layout.flip(BITS); 4]);
+        for g in 0..8 {
+            let (register, four) = self.layout.place(self.r, g);
+            let (mut level, rest) = (level(g) ^ flip, self.layout.fields(BITS, register));
+            for (plane, shift, bits) in rest.into_iter().flatten() {
+                quants[(first + plane) * self.rows + four] |= field(level, 0, 0xFF >> (8 - bits)) << shift;
+                level = level.checked_shr(bits as u32).unwrap_or(0);
+            }
+        }
+    }
+
     /// A step's planes of 4 bits: `level(g)` has those of group `g` in the low half of each byte.
     #[inline(always)]
     fn nibbles(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
         for j in 0..4 {
-            self.put(quants, first + j, level(j) | level(j + 4) << 4);
+            let (plane, four) = if self.layout.columns { (self.r, j) } else { (j, self.r) };
+            quants[(first + plane) * self.rows + four] = level(j) | level(j + 4) << 4;
         }
     }
 
@@ -122,6 +137,16 @@ impl To<'_> {
     #[inline(always)]
     fn bits(&self, quants: &mut [u32], plane: usize, level: impl Fn(usize) -> u32) {
         self.put(quants, plane, (0..8).fold(0, |word, g| word | level(g) << g));
+    }
+
+    /// A step of 5 bits: four and one more.
+    #[inline(always)]
+    fn fives(&self, quants: &mut [u32], first: usize, four: impl Fn(usize) -> u32, one: impl Fn(usize) -> u32) {
+        if self.layout.tight {
+            return self.step::<5>(quants, first, |g| four(g) | one(g) << 4);
+        }
+        self.nibbles(quants, first, four);
+        self.bits(quants, first + 4, one);
     }
 }
 
@@ -149,37 +174,35 @@ fn q8_0(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ8_0) {
     to.halves(b.d, None);
     let flip = if to.layout.signed { 0 } else { 0x8080_8080 };
     for g in 0..8 {
-        to.put(quants, g, word(bytemuck::cast_slice(&b.qs), g) ^ flip);
+        let (plane, four) = to.layout.place(to.r, g);
+        quants[plane * to.rows + four] = word(bytemuck::cast_slice(&b.qs), g) ^ flip;
     }
 }
 
-fn nibbles_of_32(to: &To<'_>, quants: &mut [u32], qs: &[u8; 16]) {
-    // Columns 0 to 15 are in the low halves already, 16 to 31 in the high ones.
-    for j in 0..4 {
-        to.put(quants, j, word(qs, j));
-    }
+/// Four bits of group `g` of a block of 32: columns 0 to 15 are in the low halves, 16 to 31 in the high ones.
+#[inline(always)]
+fn half(qs: &[u8; 16], g: usize) -> u32 {
+    field(word(qs, g % 4), g / 4 * 4, 15)
 }
 
 fn q4_0(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ4_0) {
     to.halves(b.d, None);
-    nibbles_of_32(to, quants, &b.qs);
+    to.nibbles(quants, 0, |g| half(&b.qs, g));
 }
 
 fn q4_1(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ4_1) {
     to.halves(b.d, Some(b.m));
-    nibbles_of_32(to, quants, &b.qs);
+    to.nibbles(quants, 0, |g| half(&b.qs, g));
 }
 
 fn q5_0(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ5_0) {
     to.halves(b.d, None);
-    nibbles_of_32(to, quants, &b.qs);
-    to.bits(quants, 4, |g| bits_of(b.qh, g));
+    to.fives(quants, 0, |g| half(&b.qs, g), |g| bits_of(b.qh, g));
 }
 
 fn q5_1(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ5_1) {
     to.halves(b.d, Some(b.m));
-    nibbles_of_32(to, quants, &b.qs);
-    to.bits(quants, 4, |g| bits_of(b.qh, g));
+    to.fives(quants, 0, |g| half(&b.qs, g), |g| bits_of(b.qh, g));
 }
 
 /// The two bits of group `g` of step `s` of a block of Q2_K or Q3_K.
@@ -192,7 +215,11 @@ fn q2_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ2K) {
     to.halves(b.d, Some(b.dmin));
     to.bytes(2, b.scales.map(|s| s & 15), Some(b.scales.map(|s| s >> 4)));
     for s in 0..8 {
-        to.pairs(quants, 2 * s, |g| two_bits(&b.qs, s, g));
+        if to.layout.columns {
+            to.step::<2>(quants, 2 * s, |g| two_bits(&b.qs, s, g));
+        } else {
+            to.pairs(quants, 2 * s, |g| two_bits(&b.qs, s, g));
+        }
     }
 }
 
@@ -200,8 +227,13 @@ fn q3_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ3K) {
     to.halves(b.d, None);
     to.bytes(1, unpack_q3_k_scales(&b.scales).map(i8::cast_unsigned), None);
     for s in 0..8 {
-        to.pairs(quants, 3 * s, |g| two_bits(&b.qs, s, g));
-        to.bits(quants, 3 * s + 2, |g| field(word(&b.hmask, g), s, 1));
+        let (two, one) = (|g: usize| two_bits(&b.qs, s, g), |g: usize| field(word(&b.hmask, g), s, 1));
+        if to.layout.tight {
+            to.step::<3>(quants, 3 * s, |g| two(g) | one(g) << 2);
+        } else {
+            to.pairs(quants, 3 * s, two);
+            to.bits(quants, 3 * s + 2, one);
+        }
     }
 }
 
@@ -225,8 +257,7 @@ fn q5_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ5K) {
     to.halves(b.d, Some(b.dmin));
     to.bytes(2, scales, Some(minima));
     for s in 0..8 {
-        to.nibbles(quants, 5 * s, |g| four_bits(&b.qs, s, g));
-        to.bits(quants, 5 * s + 4, |g| field(word(&b.qh, g), s, 1));
+        to.fives(quants, 5 * s, |g| four_bits(&b.qs, s, g), |g| field(word(&b.qh, g), s, 1));
     }
 }
 
@@ -235,8 +266,14 @@ fn q6_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ6K) {
     to.bytes(1, b.scales.map(i8::cast_unsigned), None);
     for s in 0..8 {
         let (half, k) = (s / 4, s % 4);
-        to.nibbles(quants, 6 * s, |g| field(word(&b.ql, 16 * half + k % 2 * 8 + g), k / 2 * 4, 15));
-        to.pairs(quants, 6 * s + 4, |g| field(word(&b.qh, 8 * half + g), 2 * k, 3));
+        let four = |g: usize| field(word(&b.ql, 16 * half + k % 2 * 8 + g), k / 2 * 4, 15);
+        let two = |g: usize| field(word(&b.qh, 8 * half + g), 2 * k, 3);
+        if to.layout.tight {
+            to.step::<6>(quants, 6 * s, |g| four(g) | two(g) << 4);
+        } else {
+            to.nibbles(quants, 6 * s, four);
+            to.pairs(quants, 6 * s + 4, two);
+        }
     }
 }
 
@@ -253,8 +290,12 @@ mod tests {
         for ty in GgmlType::ALL {
             let Some(format) = format(ty) else { continue };
             let (shape, cols) = (format.shape(), 512);
-            for layout in [(4, true, false), (8, true, true), (16, false, true)] {
-                let layout = Layout { rows: layout.0, signed: layout.1, paired: layout.2 };
+            let layout = |rows, signed, paired, tight, columns| Layout { rows, signed, paired, tight, columns };
+            let arm = [layout(4, true, false, true, false), layout(4, true, false, true, true)];
+            for layout in [layout(4, true, true, false, false), layout(8, true, true, false, false), layout(16, false, true, false, false)]
+                .into_iter()
+                .chain(arm)
+            {
                 let there = layout.rows - 1;
                 let mut bytes: Vec<u8> = (0..there * ty.row_bytes(cols)).map(|_| rng.below(256) as u8).collect();
                 // Scales that are numbers: no exponent of all ones.
@@ -266,7 +307,7 @@ mod tests {
                 let mut quants = vec![0u32; shape.quant_bytes(layout.rows, cols) / 4];
                 let mut scales = vec![0; shape.scale_bytes(layout.rows, cols)];
                 pack(ty, layout, &bytes, cols, &mut quants, &mut scales);
-                let panel = Panel { quants: bytemuck::cast_slice(&quants), scales: &scales };
+                let panel = Panel { quants: bytemuck::cast_slice(&quants), scales: &scales, count: 1 };
                 for (r, row) in bytes.chunks_exact(ty.row_bytes(cols)).enumerate() {
                     let (mut want, mut got) = (vec![0.0; cols], vec![0.0; cols]);
                     ty.dequantize_row(&mut want, row);

@@ -21,11 +21,13 @@ pub struct Shape {
 impl Shape {
     /// Bytes of a panel's quants.
     #[must_use]
+    #[inline(always)]
     pub const fn quant_bytes(self, rows: usize, cols: usize) -> usize {
         cols / 32 * self.bits * 4 * rows
     }
     /// Bytes of a block's scales.
     #[must_use]
+    #[inline(always)]
     pub const fn block_bytes(self, rows: usize) -> usize {
         let halves = if self.minima { 2 } else { 1 };
         let bytes = if self.block == 32 { 0 } else { self.block / self.sub * halves };
@@ -33,6 +35,7 @@ impl Shape {
     }
     /// Bytes of a panel's scales.
     #[must_use]
+    #[inline(always)]
     pub const fn scale_bytes(self, rows: usize, cols: usize) -> usize {
         cols / self.block * self.block_bytes(rows)
     }
@@ -108,6 +111,14 @@ macro_rules! formats {
             #[inline(always)]
             pub(super) fn run<L: Lanes>(self, l: L, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
                 match self { $(Self::$name => product::run::<L, $name>(l, out, panel, x)),* }
+            }
+
+            /// # Safety
+            /// As [`arm::run`](super::arm::run) says.
+            #[cfg(target_arch = "aarch64")]
+            pub(super) unsafe fn run_arm<S: super::arm::Sums>(self, s: S, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
+                // SAFETY: as the caller promises.
+                unsafe { match self { $(Self::$name => super::arm::run::<S, $name>(s, out, panel, x)),* } }
             }
         }
     };

@@ -18,6 +18,15 @@
 //! | 3 | those 2, and one in which bit `g` is the third bit of group `g` |
 //! | 6 | the 4 of 4 bits, and 2 as of 2 bits with the upper two |
 //!
+//! So they are for AVX and plain loops. ARM has its own ([`Layout::tight`]): registers 0 to 7 of a step are groups, or columns
+//! of rows ([`Layout::columns`]). Those of 2, 4 and 8 bits lie as above. For the others, bits from the lowest:
+//!
+//! | bits | planes of a step |
+//! | --- | --- |
+//! | 3 | `a`, `b`, `c`: the low three bits are registers 0, 2, 4, the high three 1, 3, 5; bits 3, 4 of `a` and 3 of `c` are register 6, of `b` and 4 of `c` 7 |
+//! | 5 | `a` to `e`: the high five bits are registers 0 to 4; `a`'s low three and `b`'s low two are register 5, `c`'s and `d`'s 6, `e`'s low three and bit 2 of `b` and `d` 7 |
+//! | 6 | `a`, `b`, `c` twice, for four registers each: the high six bits are three of them, `c`'s, `b`'s and `a`'s low two the fourth; less 32, in two's complement |
+//!
 //! Scales go by blocks. A block of 32 columns: `R` scales, and `R` minima where the format has them, in f16. A block of 256: `R` scales
 //! of scales and `R` of minima in f16, then for each sub-block of [`Shape::sub`] columns `R` scales of 8 bits; then, where there are
 //! minima, those of two sub-blocks at a time: `2 R` bytes, row by row ([`Lanes::PAIRED`]) or sub-block by sub-block.
@@ -29,9 +38,9 @@
 //! Sums within a sub-block are integers and exact. Their weighted sums are floats, in an order that depends on sizes alone: one input at a
 //! time or many, on any number of threads, a row's product has the same bits.
 
-mod format;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+mod arm;
+mod format;
 mod pack;
 mod plain;
 mod product;
@@ -142,25 +151,21 @@ impl Dots {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni => Layout::of::<x86::Avx512Vnni>(),
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => Layout::of::<neon::Neon>(),
+            Kind::Neon => arm::layout::<arm::Neon>(),
             #[cfg(target_arch = "aarch64")]
-            Kind::DotProd => Layout::of::<neon::DotProd>(),
+            Kind::DotProd => arm::layout::<arm::DotProd>(),
             #[cfg(target_arch = "aarch64")]
-            Kind::I8mm => Layout::of::<neon::I8mm>(),
+            Kind::I8mm => arm::layout::<arm::I8mm>(),
         }
     }
 
-    /// `out[i * R + r]` = row `r` of the panel times input `i`.
+    /// `out[(p * N + i) * R + r]` = row `r` of panel `p` times input `i`. Several panels at once cost a few instructions less each.
     ///
     /// # Panics
     /// If a slice is shorter than the format, the columns and the inputs make it.
     pub fn product(self, format: Format, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
-        let (shape, rows) = (format.shape(), self.layout().rows);
-        assert!(x.cols.is_multiple_of(shape.block) && panel.quants.len() >= shape.quant_bytes(rows, x.cols), "a panel's quants");
-        assert!(panel.scales.len() >= shape.scale_bytes(rows, x.cols) && out.len() >= rows * x.n, "a panel's scales, or its output");
-        x.check(shape);
         match self.0 {
-            Kind::Plain => format.run(plain::Plain, out, panel, x),
+            Kind::Plain => plain::plain(format, out, panel, x),
             // SAFETY: a `Dots` of this kind is made by `available` alone, after it found the features; so below.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { x86::avx2(format, out, panel, x) },
@@ -172,13 +177,13 @@ impl Dots {
             Kind::Avx512Vnni => unsafe { x86::avx512_vnni(format, out, panel, x) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => unsafe { neon::neon(format, out, panel, x) },
+            Kind::Neon => unsafe { format.run_arm(arm::Neon(()), out, panel, x) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::DotProd => unsafe { neon::dotprod(format, out, panel, x) },
+            Kind::DotProd => unsafe { format.run_arm(arm::DotProd(()), out, panel, x) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::I8mm => unsafe { neon::i8mm(format, out, panel, x) },
+            Kind::I8mm => unsafe { format.run_arm(arm::I8mm(()), out, panel, x) },
         }
     }
 }
@@ -192,21 +197,27 @@ pub struct Layout {
     pub signed: bool,
     /// Whether the minima of two sub-blocks stand row by row.
     pub paired: bool,
+    /// Whether quants of 3, 5 and 6 bits are packed for shifts that insert, those of 6 bits signed.
+    pub tight: bool,
+    /// Whether register `4 h + r` of a step is columns `16 h ..` of row `r`.
+    pub columns: bool,
 }
 
 impl Layout {
     const fn of<L: Lanes>() -> Self {
-        Self { rows: L::ROWS, signed: L::SIGNED, paired: L::PAIRED }
+        Self { rows: L::ROWS, signed: L::SIGNED, paired: L::PAIRED, tight: false, columns: false }
     }
 }
 
-/// The memory of one panel.
+/// The memory of a panel, or of several that lie one after another.
 #[derive(Clone, Copy)]
 pub struct Panel<'a> {
     /// Its quants, step by step.
     pub quants: &'a [u8],
     /// Its scales, block by block.
     pub scales: &'a [u8],
+    /// How many panels.
+    pub count: usize,
 }
 
 /// The instructions that a product is made of. Pointers are to as many bytes as the names say; whoever calls keeps within the panel.

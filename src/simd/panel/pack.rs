@@ -24,17 +24,58 @@ impl Default for Block {
     }
 }
 
-/// In which plane of a step the bits of a group lie, lowest bits first: plane, shift, how many bits.
-fn fields(bits: usize, group: usize) -> [Option<(usize, usize, usize)>; 2] {
-    let nibble = Some((group % 4, 4 * (group / 4), 4));
-    let pair = |first: usize| Some((first + group / 4, 2 * (group % 4), 2));
-    match bits {
-        8 => [Some((group, 0, 8)), None],
-        4 => [nibble, None],
-        5 => [nibble, Some((4, group, 1))],
-        2 => [pair(0), None],
-        3 => [pair(0), Some((2, group, 1))],
-        6 => [nibble, pair(4)],
+/// Where some bits of a quant lie: plane of the step, shift, how many.
+pub type Field = Option<(usize, usize, usize)>;
+
+impl Layout {
+    /// Where the bits of register `g` of a step lie, the lowest first.
+    #[inline]
+    #[must_use]
+    pub fn fields(self, bits: usize, g: usize) -> [Field; 3] {
+        let nibble = Some((g % 4, 4 * (g / 4), 4));
+        let pair = |first: usize| Some((first + g / 4, 2 * (g % 4), 2));
+        match bits {
+            8 => [Some((g, 0, 8)), None, None],
+            4 => [nibble, None, None],
+            2 => [pair(0), None, None],
+            _ if self.tight => tight(bits, g),
+            5 => [nibble, Some((4, g, 1)), None],
+            3 => [pair(0), Some((2, g, 1)), None],
+            6 => [nibble, pair(4), None],
+            _ => unreachable!("no format has {bits} bits"),
+        }
+    }
+
+    /// In which register of a step group `group` of row `r` is, and which four bytes of it are.
+    #[inline]
+    #[must_use]
+    pub const fn place(self, r: usize, group: usize) -> (usize, usize) {
+        if self.columns { (group / 4 * self.rows + r, group % 4) } else { (group, r) }
+    }
+
+    /// What a quant is XORed with where it is kept.
+    #[inline]
+    #[must_use]
+    pub const fn flip(self, bits: usize) -> u8 {
+        match bits {
+            8 if self.signed => 128,
+            6 if self.tight => 32,
+            _ => 0,
+        }
+    }
+}
+
+/// [`Layout::fields`] of tight ones.
+#[inline]
+fn tight(bits: usize, g: usize) -> [Field; 3] {
+    match (bits, g) {
+        (3, 0..6) => [Some((g / 2, 5 * (g % 2), 3)), None, None],
+        (3, _) => [Some((g - 6, 3, 2)), Some((2, g - 3, 1)), None],
+        (5, 0..5) => [Some((g, 3, 5)), None, None],
+        (5, 5 | 6) => [Some((2 * g - 10, 0, 3)), Some((2 * g - 9, 0, 2)), None],
+        (5, _) => [Some((4, 0, 3)), Some((1, 2, 1)), Some((3, 2, 1))],
+        (6, 3 | 7) => [2, 1, 0].map(|plane| Some((g / 4 * 3 + plane, 0, 2))),
+        (6, _) => [Some((g / 4 * 3 + g % 4, 2, 6)), None, None],
         _ => unreachable!("no format has {bits} bits"),
     }
 }
@@ -59,12 +100,10 @@ impl Format {
         for step in 0..shape.block / 32 {
             let planes = &mut quants[(b * shape.block / 32 + step) * step_bytes..][..step_bytes];
             for column in 0..32 {
-                let mut quant = block.quants[32 * step + column];
-                if shape.bits == 8 && layout.signed {
-                    quant = quant.wrapping_sub(128);
-                }
-                for (plane, shift, bits) in fields(shape.bits, column / 4).into_iter().flatten() {
-                    planes[plane * 4 * rows + 4 * r + column % 4] |= (quant & (0xFF >> (8 - bits))) << shift;
+                let mut quant = block.quants[32 * step + column] ^ layout.flip(shape.bits);
+                let (register, four) = layout.place(r, column / 4);
+                for (plane, shift, bits) in layout.fields(shape.bits, register).into_iter().flatten() {
+                    planes[plane * 4 * rows + 4 * four + column % 4] |= (quant & (0xFF >> (8 - bits))) << shift;
                     quant = quant.checked_shr(bits as u32).unwrap_or(0);
                 }
             }
@@ -98,11 +137,12 @@ impl Format {
             let planes = &panel.quants[(b * shape.block / 32 + step) * step_bytes..][..step_bytes];
             for column in 0..32 {
                 let (mut quant, mut at) = (0, 0);
-                for (plane, shift, bits) in fields(shape.bits, column / 4).into_iter().flatten() {
-                    quant |= (planes[plane * 4 * rows + 4 * r + column % 4] >> shift & (0xFF >> (8 - bits))) << at;
+                let (register, four) = layout.place(r, column / 4);
+                for (plane, shift, bits) in layout.fields(shape.bits, register).into_iter().flatten() {
+                    quant |= (planes[plane * 4 * rows + 4 * four + column % 4] >> shift & (0xFF >> (8 - bits))) << at;
                     at += bits;
                 }
-                block.quants[32 * step + column] = if shape.bits == 8 && layout.signed { quant.wrapping_add(128) } else { quant };
+                block.quants[32 * step + column] = quant ^ layout.flip(shape.bits);
             }
         }
         let scales = &panel.scales[b * shape.block_bytes(rows)..][..shape.block_bytes(rows)];
@@ -185,10 +225,13 @@ mod tests {
     fn a_panel_gives_back_what_was_put_into_it() {
         for &format in Format::ALL {
             for rows in [4, 8, 16] {
-                for (signed, paired) in [(false, true), (true, false)] {
-                    let layout = Layout { rows, signed, paired };
+                let layout = |signed, paired, tight, columns| Layout { rows, signed, paired, tight, columns };
+                for layout in [layout(false, true, false, false), layout(true, false, true, false), layout(true, false, true, true)] {
+                    if layout.columns && rows != 4 {
+                        continue; // a register has sixteen bytes there
+                    }
                     let case = case(format, layout, 512, false);
-                    let panel = Panel { quants: &case.quants, scales: &case.scales };
+                    let panel = Panel { quants: &case.quants, scales: &case.scales, count: 1 };
                     for (r, row) in case.blocks.iter().enumerate() {
                         for (b, block) in row.iter().enumerate() {
                             assert_eq!(format.get(layout, panel, r, b), *block, "{format:?}");
@@ -217,7 +260,7 @@ mod tests {
                         let scales: Vec<f32> = (0..n * cols / shape.block).map(|_| (rng.normal() * 0.1) as f32).collect();
                         let sums: Vec<i16> = quants.chunks(shape.sub).map(|sub| sub.iter().map(|&q| i16::from(q)).sum()).collect();
                         let x = Inputs { n, cols, quants: &quants, scales: &scales, sums: &sums };
-                        let panel = Panel { quants: &case.quants, scales: &case.scales };
+                        let panel = Panel { quants: &case.quants, scales: &case.scales, count: 1 };
                         let mut out = vec![f32::NAN; n * layout.rows];
                         dots.product(format, &mut out, panel, &x);
                         for (i, out) in out.chunks(layout.rows).enumerate() {
@@ -234,9 +277,19 @@ mod tests {
                                 }
                                 let bar = size * 6e-8 * (4.0 + cols as f64 / 16.0).sqrt() * 2.0;
                                 let error = (f64::from(got) - want).abs();
-                                assert!(error <= bar, "{format:?} on {}, {cols} columns, {n} inputs: {got}, not {want}, bar {bar:.1e}", dots.name());
+                                assert!(
+                                    error <= bar,
+                                    "{format:?} on {}, {cols} columns, {n} inputs: {got}, not {want}, bar {bar:.1e}",
+                                    dots.name()
+                                );
                             }
                         }
+                        // Two panels at once, the same bits twice.
+                        let twice = |bytes: &[u8]| [bytes, bytes].concat();
+                        let (two_quants, two_scales) = (twice(&case.quants), twice(&case.scales));
+                        let mut both = vec![f32::NAN; 2 * out.len()];
+                        dots.product(format, &mut both, Panel { quants: &two_quants, scales: &two_scales, count: 2 }, &x);
+                        assert_eq!(both, [&out[..], &out[..]].concat(), "{format:?} on {}, two panels", dots.name());
                         // One at a time, the same bits.
                         for (i, out) in out.chunks(layout.rows).enumerate() {
                             let x = Inputs {

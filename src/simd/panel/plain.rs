@@ -1,11 +1,17 @@
 //! Four rows in arrays: the truth of the instructions, and what runs where there are none.
 
 use super::product::{self, Tile};
-use super::Lanes;
+use super::{Format, Inputs, Lanes, Panel};
 use half::f16;
 
 #[derive(Clone, Copy)]
 pub struct Plain;
+
+/// Runs a product. By itself: what it keeps on the stack would be made room for before each product of the others.
+#[inline(never)]
+pub fn plain(format: Format, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
+    format.run(Plain, out, panel, x);
+}
 
 const R: usize = 4;
 

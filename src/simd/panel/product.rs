@@ -1,7 +1,7 @@
 //! The one algorithm of all formats and instruction sets.
 
 use super::format::{Class, ClassOf, Form, Of};
-use super::{Lanes, Panel, Shape};
+use super::{Lanes, Panel};
 
 /// Inputs of a product, quantized: `x = scale quant`, a scale for each block of the format's columns.
 #[derive(Clone, Copy)]
@@ -18,11 +18,19 @@ pub struct Inputs<'a> {
     pub sums: &'a [i16],
 }
 
-impl Inputs<'_> {
-    pub(super) fn check(&self, shape: Shape) {
-        let Self { n, cols, quants, scales, sums } = *self;
-        assert!(quants.len() >= n * cols && scales.len() >= n * (cols / shape.block) && sums.len() >= n * (cols / shape.sub), "inputs");
-    }
+/// Panics if a slice is shorter than format, columns and inputs make it. Shapes are constants here: a panel of a small model takes some
+/// hundred instructions, and divisions would be seen among them.
+#[inline(always)]
+pub(super) fn check<F: Form>(rows: usize, out: &[f32], panel: Panel<'_>, x: &Inputs<'_>) {
+    let (shape, Inputs { n, cols, quants, scales, sums }) = (F::SHAPE, *x);
+    let whole = cols.is_multiple_of(shape.block);
+    let (quant_bytes, scale_bytes) = (panel.count * shape.quant_bytes(rows, cols), panel.count * shape.scale_bytes(rows, cols));
+    let weights = (panel.quants.len() >= quant_bytes) & (panel.scales.len() >= scale_bytes);
+    let inputs = (quants.len() >= n * cols) & (scales.len() >= n * (cols / shape.block)) & (sums.len() >= n * (cols / shape.sub));
+    assert!(
+        whole & weights & inputs & (out.len() >= panel.count * rows * n),
+        "panels, their inputs or their output are shorter than {cols} columns make them"
+    );
 }
 
 /// Columns whose quants are unpacked together for several inputs.
@@ -34,15 +42,20 @@ const WAITING: usize = 64;
 
 #[inline(always)]
 pub(super) fn run<L: Lanes, F: Form>(l: L, out: &mut [f32], panel: Panel<'_>, x: &Inputs<'_>) {
-    // SAFETY: `Dots::product` checked that panel, inputs and output are as long as format, columns and inputs make them.
+    check::<F>(L::ROWS, out, panel, x);
+    // SAFETY: `check` saw that panel, inputs and output are as long as format, columns and inputs make them.
     unsafe {
-        if x.n == 1 {
-            one::<L, F>(l, out.as_mut_ptr(), panel.quants.as_ptr(), panel.scales.as_ptr(), x);
-        } else {
-            for first in (0..x.n).step_by(WAITING) {
-                let n = (x.n - first).min(WAITING);
-                let out = out.as_mut_ptr().add(first * L::ROWS);
-                many::<L, F>(l, out, panel.quants.as_ptr(), panel.scales.as_ptr(), x, first, n);
+        for p in 0..panel.count {
+            let (quant_bytes, scale_bytes) = (F::SHAPE.quant_bytes(L::ROWS, x.cols), F::SHAPE.scale_bytes(L::ROWS, x.cols));
+            let (quants, scales) = (panel.quants.as_ptr().add(p * quant_bytes), panel.scales.as_ptr().add(p * scale_bytes));
+            let out = out.as_mut_ptr().add(p * x.n * L::ROWS);
+            if x.n == 1 {
+                one::<L, F>(l, out, quants, scales, x);
+            } else {
+                for first in (0..x.n).step_by(WAITING) {
+                    let n = (x.n - first).min(WAITING);
+                    many::<L, F>(l, out.add(first * L::ROWS), quants, scales, x, first, n);
+                }
             }
         }
     }
@@ -316,7 +329,15 @@ unsafe fn many<L: Lanes, F: Form>(l: L, out: *mut f32, quants: *const u8, scales
                     }
                 };
                 let offset = offset::<L, F>();
-                l.tile(Tile { class: F::CLASS, unpacked: room, scales, steps, offset, inputs: std::array::from_fn(input), n: (n - i).min(TILE) });
+                l.tile(Tile {
+                    class: F::CLASS,
+                    unpacked: room,
+                    scales,
+                    steps,
+                    offset,
+                    inputs: std::array::from_fn(input),
+                    n: (n - i).min(TILE),
+                });
             }
         }
     }
