@@ -1,5 +1,6 @@
 //! Training: one step, a whole run, what is kept of it.
 
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod feed;

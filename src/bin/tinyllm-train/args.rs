@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
-use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart, ranges};
+use crate::{bench, check, eval, export, finetune, prepare, pretrain, quickstart, ranges};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -27,6 +27,7 @@ enum Command {
     Eval(eval::Args),
     Export(export::Args),
     Bench(bench::Args),
+    Check(check::Args),
 }
 
 /// The user stopped a run and its state was saved: no error, but not finished either.
@@ -59,6 +60,7 @@ impl Command {
             Self::Eval(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Bench(args) => args.run(),
+            Self::Check(args) => args.run(),
         }
     }
 }
