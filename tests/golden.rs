@@ -47,7 +47,7 @@ fn failures<B: Backend>(make: &impl Fn() -> B, case: &Fixture, bars: Bars, tampe
     // Room for more rows than there are, and NaN in all of them: a pass must write what it uses and read no further.
     let rows = case.batch.b * case.batch.t;
     let mut rig = Rig::new(make(), &case.config, case.lora.as_ref(), weights, rows + 7, false);
-    rig.poison(&make());
+    rig.poison();
 
     let mut failures = vec![];
     let mut say = |what: String, error: f64, bar: f64| {

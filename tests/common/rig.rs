@@ -5,6 +5,7 @@ use tinyllm::model::{Config, Decoder, HostBatch, Lora, Spec, Target, Tree};
 use tinyllm::train::check;
 use tinyllm::train::{Adam, Learner};
 
+#[allow(unused_imports)] // not every test takes both
 pub use tinyllm::train::check::{batch, lively};
 
 /// A model in training and the weights it was given.
@@ -26,7 +27,7 @@ impl<B: Backend> Rig<B> {
     /// Leaves NaN in every buffer that a pass writes, in all its rows: what is then not written shows.
     /// For a learner that has not learned yet.
     pub fn poison(&mut self) {
-        check::poison(&mut self.learner, &self.given, self.rows).unwrap();
+        assert!(check::poison(&mut self.learner, &self.given, self.rows).unwrap().is_nan());
     }
 
     /// A step at rate 0, which leaves gradients and activations and changes no weight: the loss.

@@ -138,14 +138,14 @@ impl Model {
 }
 
 /// Leaves NaN in every buffer that a pass writes, in all its `rows` rows: what is then not written shows. For a learner that has
-/// not learned yet; its weights are then `given`.
-pub fn poison<B: Backend>(learner: &mut Learner<B>, given: &Decoder<Vec<f32>>, rows: usize) -> Result<(), BackendError> {
+/// not learned yet; its weights are then `given`. The loss of the pass that did it, which is NaN.
+pub fn poison<B: Backend>(learner: &mut Learner<B>, given: &Decoder<Vec<f32>>, rows: usize) -> Result<f64, BackendError> {
     for (leaf, given) in given.leaves().into_iter().enumerate() {
         learner.set_weight(leaf, &vec![f32::NAN; given.len()])?;
     }
     learner.begin(0, &Adam::default(), SEED)?;
     let ids = vec![0; rows];
-    learner.step(&[HostBatch::unbroken(rows, 1, &ids, &ids)], 1, 0.0, &Adam::default(), SEED)?;
+    let loss = learner.step(&[HostBatch::unbroken(rows, 1, &ids, &ids)], 1, 0.0, &Adam::default(), SEED)?.loss;
     let trained = learner.trained();
     for (leaf, given) in given.leaves().into_iter().enumerate() {
         learner.set_weight(leaf, given)?;
@@ -155,7 +155,8 @@ pub fn poison<B: Backend>(learner: &mut Learner<B>, given: &Decoder<Vec<f32>>, r
             }
         }
     }
-    learner.begin(0, &Adam::default(), SEED)
+    learner.begin(0, &Adam::default(), SEED)?;
+    Ok(loss)
 }
 
 /// Name and gradient of everything that trains, as the last step left them.
