@@ -37,7 +37,7 @@ pub fn rig<B: Backend>(make: &impl Fn() -> B, case: &Fixture, tamper: impl Fn(&s
         values
     };
     let mut rig = Rig::new(make(), &case.config, case.lora.as_ref(), weights, case.batch.b * case.batch.t + 7, false);
-    rig.poison(&make());
+    rig.poison();
     rig
 }
 
