@@ -37,7 +37,7 @@ pub fn rig<B: Backend>(make: &impl Fn() -> B, case: &Fixture, tamper: impl Fn(&s
         values
     };
     let mut rig = Rig::new(make(), &case.config, case.lora.as_ref(), weights, case.batch.b * case.batch.t + 7, false);
-    rig.poison(&make());
+    rig.poison();
     rig
 }
 
@@ -54,37 +54,81 @@ pub fn first_step<B: Backend>(rig: &mut Rig<B>, case: &Fixture) -> (Vec<(String,
     (seen, first.loss, first.grad_norm)
 }
 
-/// Everything in which a backend differs from the fixture by more than the bars.
-pub fn failures<B: Backend>(make: &impl Fn() -> B, case: &Fixture, bars: Bars, tamper: impl Fn(&str, &mut [f32])) -> Vec<String> {
+/// What a backend made of a fixture.
+pub struct Outcome {
+    /// Each tensor of the first step with its name in the fixture.
+    pub tensors: Vec<(String, Vec<f64>)>,
+    /// Of ten steps.
+    pub losses: Vec<f64>,
+    /// Of the first step's gradient.
+    pub norm: f64,
+    /// The loss after ten steps: evaluated, and of a further step.
+    pub last: [f64; 2],
+}
+
+/// Ten steps of a [`rig`].
+pub fn outcome<B: Backend>(make: &impl Fn() -> B, case: &Fixture, tamper: impl Fn(&str, &mut [f32])) -> Outcome {
     let mut rig = rig(make, case, tamper);
-    let mut failures = vec![];
-    let mut say = |what: String, error: f64, bar: f64| {
-        if error.is_nan() || error > bar {
-            failures.push(format!("{} on {}: {what} is off by {error:.2e}, more than {bar:.1e}", case.name, B::NAME));
-        }
-    };
-    let (seen, first, norm) = first_step(&mut rig, case);
-    for (name, value) in &seen {
-        let (truth, bar) = (&case.truth[name], if name.starts_with("act.") { bars.activations } else { bars.gradients });
-        say(name.clone(), distance(value, truth), bar);
-        say(format!("{name} in its worst place"), worst(value, truth), 5.0 * bar);
-        say(format!("the direction of {name}"), angle(value, truth), bars.angle);
+    let (tensors, first, norm) = first_step(&mut rig, case);
+    let batch = std::slice::from_ref(&case.batch);
+    let mut losses = vec![first];
+    for step in 2..=case.truth["losses"].len() as u64 {
+        losses.push(rig.learner.step(batch, step, 1e-3, &Adam::default(), 1).unwrap().loss);
     }
-    say("the loss".into(), (first - case.truth["loss"][0]).abs(), bars.loss);
-    say("the norm".into(), (norm / case.truth["norm"][0] - 1.0).abs(), bars.norm);
+    let last = [rig.learner.evaluate(batch).unwrap(), rig.pass(batch)];
+    Outcome { tensors, losses, norm, last }
+}
+
+/// One thing in which a backend may differ from a fixture.
+pub struct Miss {
+    pub what: String,
+    pub error: f64,
+    pub bar: f64,
+}
+
+impl Miss {
+    pub fn is_too_much(&self) -> bool {
+        self.error.is_nan() || self.error > self.bar
+    }
+    pub fn say(&self, case: &Fixture, name: &str) -> String {
+        format!("{} on {name}: {} is off by {:.2e}, more than {:.1e}", case.name, self.what, self.error, self.bar)
+    }
+}
+
+/// How far an outcome lies from the fixture in everything, always in the same order.
+pub fn misses(outcome: &Outcome, case: &Fixture, bars: Bars) -> Vec<Miss> {
+    let mut misses = vec![];
+    let mut note = |what: String, error: f64, bar: f64| misses.push(Miss { what, error, bar });
+    for (name, value) in &outcome.tensors {
+        let (truth, bar) = (&case.truth[name], if name.starts_with("act.") { bars.activations } else { bars.gradients });
+        note(name.clone(), distance(value, truth), bar);
+        note(format!("{name} in its worst place"), worst(value, truth), 5.0 * bar);
+        note(format!("the direction of {name}"), angle(value, truth), bars.angle);
+    }
+    note("the loss".into(), (outcome.losses[0] - case.truth["loss"][0]).abs(), bars.loss);
+    note("the norm".into(), (outcome.norm / case.truth["norm"][0] - 1.0).abs(), bars.norm);
     let mut bar = 0.0f64;
-    for (step, &truth) in case.truth["losses"].iter().enumerate() {
+    for (step, (loss, truth)) in outcome.losses.iter().zip(&case.truth["losses"]).enumerate() {
         // Noise of one step is chance; what had been missed up to here is a measure.
         bar = bar.max(bars.losses * case.honest["losses"][step].as_f64().unwrap());
-        let loss = match step {
-            0 => first,
-            _ => rig.learner.step(std::slice::from_ref(&case.batch), step as u64 + 1, 1e-3, &Adam::default(), 1).unwrap().loss,
-        };
-        say(format!("the loss of step {}", step + 1), (loss - truth).abs(), bar);
+        note(format!("the loss of step {}", step + 1), (loss - truth).abs(), bar);
     }
-    let (evaluated, stepped) = (rig.learner.evaluate([&case.batch]).unwrap(), rig.pass(std::slice::from_ref(&case.batch)));
-    say("evaluation".into(), (evaluated - stepped).abs(), bars.loss);
-    failures
+    let [evaluated, stepped] = outcome.last;
+    note("evaluation".into(), (evaluated - stepped).abs(), bars.loss);
+    misses
+}
+
+/// Everything in which a backend differs from the fixture by more than the bars.
+pub fn failures<B: Backend>(make: &impl Fn() -> B, case: &Fixture, bars: Bars, tamper: impl Fn(&str, &mut [f32])) -> Vec<String> {
+    let outcome = outcome(make, case, tamper);
+    misses(&outcome, case, bars).iter().filter(|m| m.is_too_much()).map(|m| m.say(case, B::NAME)).collect()
+}
+
+/// Which element of a parameter is changed to see whether that is noticed: the largest among the first C. There is a row of a token
+/// and a position that occur, and the bias of queries and not of keys, which has no effect.
+pub fn telling(case: &Fixture, values: &[f32]) -> usize {
+    let first = &values[..values.len().min(case.config.n_embd)];
+    (0..first.len()).max_by(|&a, &b| first[a].abs().total_cmp(&first[b].abs())).unwrap()
 }
 
 /// `1 - cos` of the angle between `x` and `y`.

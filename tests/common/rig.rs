@@ -2,9 +2,11 @@
 
 use tinyllm::backend::Backend;
 use tinyllm::model::{Config, Decoder, HostBatch, Lora, Spec, Target, Tree};
-use tinyllm::rng::{self, Rng};
-use tinyllm::train::checkpoint::Moment;
+use tinyllm::train::check;
 use tinyllm::train::{Adam, Learner};
+
+#[allow(unused_imports)] // not every test takes both
+pub use tinyllm::train::check::{batch, lively};
 
 /// A model in training and the weights it was given.
 pub struct Rig<B: Backend> {
@@ -23,22 +25,9 @@ impl<B: Backend> Rig<B> {
     }
 
     /// Leaves NaN in every buffer that a pass writes, in all its rows: what is then not written shows.
-    /// For a learner that has not learned yet; `be` is another instance of its backend.
-    pub fn poison(&mut self, be: &B) {
-        for (w, given) in self.learner.weights_mut().leaves_mut().into_iter().zip(self.given.leaves()) {
-            be.upload(w, &vec![f32::NAN; given.len()]).unwrap();
-        }
-        let ids = vec![0; self.rows];
-        assert!(self.pass(&[HostBatch::unbroken(self.rows, 1, &ids, &ids)]).is_nan());
-        for (leaf, given) in self.given.leaves().into_iter().enumerate() {
-            self.learner.set_weight(leaf, given).unwrap();
-        }
-        let trained = self.learner.trained();
-        for (leaf, given) in self.given.leaves().into_iter().enumerate().filter(|&(leaf, _)| trained[leaf]) {
-            for part in [Moment::First, Moment::Second] {
-                self.learner.set_moment(leaf, part, &vec![0.0; given.len()]).unwrap();
-            }
-        }
+    /// For a learner that has not learned yet.
+    pub fn poison(&mut self) {
+        assert!(check::poison(&mut self.learner, &self.given, self.rows).unwrap().is_nan());
     }
 
     /// A step at rate 0, which leaves gradients and activations and changes no weight: the loss.
@@ -48,13 +37,7 @@ impl<B: Backend> Rig<B> {
 
     /// Name and gradient of everything that trains, as the last step left them.
     pub fn gradients(&self) -> Vec<(String, Vec<f64>)> {
-        let all = self.learner.spec().leaves().into_iter().zip(self.learner.grads().leaves());
-        all.filter_map(|(s, g)| {
-            let mut host = vec![f64::NAN; s.numel()];
-            self.learner.backend().download_acc(&mut host, g.as_ref()?).unwrap();
-            Some((s.name.clone(), host))
-        })
-        .collect()
+        check::gradients_of(&self.learner).unwrap()
     }
 
     /// Name and value of the activations of the last pass, over `n` rows, named as in the fixtures.
@@ -82,40 +65,6 @@ impl<B: Backend> Rig<B> {
         let every = HostBatch { targets: vec![0; rows.len()], weights: vec![1.0; rows.len()], rows, ..batch.clone() };
         self.learner.logits(&every).unwrap().into_iter().map(f64::from).collect()
     }
-}
-
-/// Weights that make every term count: larger than at initialisation, gains around 1, nothing zero.
-pub fn lively(seed: u64) -> impl Fn(&Spec) -> Vec<f32> {
-    move |spec| {
-        let mut rng = Rng::new(rng::key_of(seed, &spec.name));
-        let (middle, scale) = match (spec.shape.len(), spec.name.contains("norm.weight")) {
-            (1, true) => (1.0, 0.1),
-            (1, false) => (0.0, 0.1),
-            _ => (0.0, 1.0 / (spec.shape[1] as f64).sqrt()),
-        };
-        (0..spec.numel()).map(|_| (middle + scale * rng.normal()) as f32).collect()
-    }
-}
-
-/// A batch with repeated tokens, a masked stretch, targets of weight 0.1, and where `documents` is more than 1 that many in a row.
-pub fn batch(b: usize, t: usize, vocab: usize, documents: usize, seed: u64) -> HostBatch {
-    let mut rng = Rng::new(rng::key(seed, &[b as u64, t as u64]));
-    let mut batch = HostBatch { b, t, ..HostBatch::default() };
-    for i in 0..b * t {
-        let row = i % t;
-        let document = row * documents / t;
-        let start = (document * t).div_ceil(documents);
-        batch.tokens.push(if row % 5 < 2 { 1 } else { rng.below(vocab as u64) as u32 });
-        batch.positions.push((row - start) as u32);
-        batch.starts.push(start as u32);
-        let masked = i / t == b - 1 && row > t / 2 && row < t - 1;
-        if !masked {
-            batch.rows.push(i as u32);
-            batch.targets.push(rng.below(vocab as u64) as u32);
-            batch.weights.push(if row.is_multiple_of(3) { 0.1 } else { 1.0 });
-        }
-    }
-    batch
 }
 
 /// `|x - y| / |y|`; NaN counts as infinitely far.

@@ -2,7 +2,7 @@
 
 #[cfg(not(target_arch = "aarch64"))]
 use crate::kernels;
-use crate::{bench, eval, export, finetune, prepare, pretrain, quickstart, ranges};
+use crate::{bench, check, eval, export, finetune, prepare, pretrain, quickstart, ranges};
 use clap::{Parser, Subcommand};
 
 /// Makes small language models that read sensors: prepares data, pre-trains, fine-tunes, evaluates, exports GGUF.
@@ -29,6 +29,7 @@ enum Command {
     Eval(eval::Args),
     Export(export::Args),
     Bench(bench::Args),
+    Check(check::Args),
     #[cfg(not(target_arch = "aarch64"))]
     Kernels(kernels::Args),
 }
@@ -63,6 +64,7 @@ impl Command {
             Self::Eval(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Bench(args) => args.run(),
+            Self::Check(args) => args.run(),
             #[cfg(not(target_arch = "aarch64"))]
             Self::Kernels(args) => args.run(),
         }
