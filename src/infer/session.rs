@@ -188,27 +188,27 @@ impl<'m> Session<'m> {
     fn chunk(&mut self, tokens: &[u32]) {
         let (n, c, start) = (tokens.len(), self.model.config.n_embd, self.tokens.len());
         let Scratch { x, y, qkv, wide, ff, heads, scores } = &mut self.scratch;
+        let (isa, eps) = (self.model.isa, self.model.norm_eps);
         for (r, &id) in tokens.iter().enumerate() {
             let (x, p) = (&mut x[r * c..][..c], &mut y[..c]);
             self.model.token_embd.row(x, id as usize);
             self.model.position_embd.row(p, start + r);
-            kernels::add(x, p);
+            kernels::add(isa, x, p);
         }
-        let (isa, eps) = (self.model.isa, self.model.norm_eps);
         for (layer, block) in self.model.blocks.iter().enumerate() {
             for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
-                kernels::norm(y, x, &block.attn_norm.w, &block.attn_norm.b, eps);
+                kernels::norm(isa, y, x, &block.attn_norm.w, &block.attn_norm.b, eps);
             }
             linear(isa, qkv, wide, &block.attn_qkv, y, n, After::Nothing);
             attention(isa, y, heads, scores, &mut self.cache, qkv, layer, start, n);
             linear_add(isa, x, wide, &block.attn_output, y, n);
             for (y, x) in y[..n * c].chunks_mut(c).zip(x.chunks(c)) {
-                kernels::norm(y, x, &block.ffn_norm.w, &block.ffn_norm.b, eps);
+                kernels::norm(isa, y, x, &block.ffn_norm.w, &block.ffn_norm.b, eps);
             }
             linear(isa, ff, wide, &block.ffn_up, y, n, After::Gelu);
             linear_add(isa, x, wide, &block.ffn_down, ff, n);
         }
-        kernels::norm(&mut self.hidden, &x[(n - 1) * c..][..c], &self.model.output_norm.w, &self.model.output_norm.b, eps);
+        kernels::norm(isa, &mut self.hidden, &x[(n - 1) * c..][..c], &self.model.output_norm.w, &self.model.output_norm.b, eps);
         self.tokens.extend_from_slice(tokens);
         (self.fed, self.scored) = (true, false);
     }
@@ -257,14 +257,16 @@ fn attention(
     let c = h * d;
     let heads = &mut heads[..n * c];
     let each = scores.len() / h;
-    let work = |(i, ((mut head, out), room)): (usize, ((cache::Head<'_>, &mut [f32]), &mut [f32]))| {
+    let work = |i: usize, mut head: cache::Head<'_>, out: &mut [f32], room: &mut [f32]| {
         head.append(isa, start, n, &qkv[c + i * d..], &qkv[2 * c + i * d..], 3 * c);
         head.attend(isa, &mut Columns::new(out, d, d), &qkv[i * d..], 3 * c, start, n, room);
     };
     if rayon::current_num_threads() == 1 {
-        cache.each_head(layer).zip(heads.chunks_mut(n * d)).zip(scores.chunks_mut(each)).enumerate().for_each(work);
+        let all = cache.each_head(layer).zip(heads.chunks_mut(n * d)).zip(scores.chunks_mut(each));
+        all.enumerate().for_each(|(i, ((head, out), room))| work(i, head, out, room));
     } else {
-        cache.par_each_head(layer).zip(heads.par_chunks_mut(n * d)).zip(scores.par_chunks_mut(each)).enumerate().for_each(work);
+        let all = cache.par_each_head(layer).zip(heads.par_chunks_mut(n * d)).zip(scores.par_chunks_mut(each));
+        all.enumerate().for_each(|(i, ((head, out), room))| work(i, head, out, room));
     }
     for (head, rows) in heads.chunks(n * d).enumerate() {
         for (r, row) in rows.chunks(d).enumerate() {

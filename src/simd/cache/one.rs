@@ -112,7 +112,15 @@ fn scores<S: Simd, E: Element, const G: usize>(s: S, scores: &mut [f32; KEYS], q
 
 /// The first `16 G` of `sums` = `sums fade + sum of weights times values`, rows `step` apart.
 #[inline(always)]
-fn add<S: Simd, E: Element, const G: usize>(s: S, sums: &mut [f32], fade: S::V, weights: &[f32], values: &[E], step: usize, next: *const E) {
+fn add<S: Simd, E: Element, const G: usize>(
+    s: S,
+    sums: &mut [f32],
+    fade: S::V,
+    weights: &[f32],
+    values: &[E],
+    step: usize,
+    next: *const E,
+) {
     let sums = &mut sums[..16 * G];
     assert!(!weights.is_empty() && (weights.len() - 1) * step + 16 * G <= values.len());
     let mut acc = [s.wide(&[0.0; 16]); G];
