@@ -14,7 +14,7 @@ use tinyllm::data::readings::{Columns, TimeUnit};
 use tinyllm::data::sampling::Sampling;
 use tinyllm::data::scale::{Channel, Scale};
 use tinyllm::gguf::{Gguf, Value, Writer};
-use tinyllm::infer::{Model, Session, continue_greedily};
+use tinyllm::infer::{CacheType, Model, Session, continue_greedily};
 use tinyllm::model::Config;
 use tinyllm::quant::{FileType, GgmlType};
 
@@ -139,7 +139,8 @@ fn logits_are_the_librarys() {
     let model = Model::open(&plain).unwrap();
     let tokens = model.prompt("Ax: 4 the");
     assert_eq!(got["tokens"], serde_json::json!(tokens));
-    let mut session = Session::new(&model);
+    // The program's cache is of 16 bits unless it is told otherwise.
+    let mut session = Session::with(&model, model.config.n_ctx, CacheType::F16);
     session.feed(&tokens).unwrap();
     let mut all = session.logits().to_vec();
     tinyllm::infer::log_softmax(&mut all);

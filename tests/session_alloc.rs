@@ -16,7 +16,7 @@ fn reading_and_choosing_allocate_nothing() {
         let path = dir.path().join(ty.name());
         gguf_model::tiny_model(&path, ty, 7);
         let model = Model::open(&path).unwrap();
-        for (threads, cache) in [(1, CacheType::F32), (3, CacheType::F16)] {
+        for (threads, cache) in [(1, CacheType::F32), (3, CacheType::F16), (1, CacheType::Q8)] {
             let calls = pool(threads).unwrap().install(|| {
                 let mut session = Session::with(&model, 96, cache);
                 let mut sampler = Sampler::new(Sampling::default(), model.config.vocab());

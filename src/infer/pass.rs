@@ -191,7 +191,7 @@ impl Pass<'_> {
             let x = unsafe { self.x.part(r * c, c) };
             self.model.token_embd.row(x, id as usize);
             self.model.position_embd.row(&mut member.normed, self.start + r);
-            kernels::add(x, &member.normed);
+            kernels::add(self.model.isa, x, &member.normed);
         }
     }
 
@@ -271,7 +271,7 @@ impl Pass<'_> {
 
     fn normed<'r>(&self, x: &'r [f32], norm: Option<&Norm>, room: &'r mut [f32]) -> &'r [f32] {
         let Some(norm) = norm else { return x };
-        kernels::norm(room, x, &norm.w, &norm.b, self.model.norm_eps);
+        kernels::norm(self.model.isa, room, x, &norm.w, &norm.b, self.model.norm_eps);
         room
     }
 

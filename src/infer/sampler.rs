@@ -12,6 +12,8 @@
 //! Draws are a function of the seed and of how many tokens were chosen before.
 
 use crate::rng::{self, Rng};
+use crate::simd::Isa;
+use crate::simd::choose::{BLOCK, Copied, Highest};
 
 /// How many tokens back the repeat penalty looks.
 pub const REPEAT_WINDOW: usize = 64;
@@ -55,6 +57,10 @@ pub struct Sampler {
     oldest: usize,
     /// Logits as the penalty leaves them, `(V)`.
     logits: Vec<f32>,
+    /// The highest of each block of them, `(V / 64)`.
+    highest: Vec<f32>,
+    /// Room for as many.
+    blocks: Vec<f32>,
     /// Tokens still in the running, `(V)` at most.
     candidates: Vec<u32>,
 }
@@ -69,6 +75,8 @@ impl Sampler {
             recent: Vec::with_capacity(REPEAT_WINDOW),
             oldest: 0,
             logits: vec![0.0; n_vocab],
+            highest: vec![0.0; n_vocab.div_ceil(BLOCK)],
+            blocks: vec![0.0; n_vocab.div_ceil(BLOCK)],
             candidates: Vec::with_capacity(n_vocab),
         }
     }
@@ -90,30 +98,55 @@ impl Sampler {
     /// # Panics
     /// If there are not as many logits as tokens in the vocabulary.
     pub fn next(&mut self, logits: &[f32]) -> u32 {
-        self.logits.copy_from_slice(logits);
-        self.logits.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = f32::NEG_INFINITY);
+        assert_eq!(logits.len(), self.logits.len(), "logits of a vocabulary");
+        Isa::detect().run(Copied { to: &mut self.logits, highest: &mut self.highest, from: logits });
         self.penalize();
-        let token = if self.settings.temperature <= 0.0 { most_likely(&self.logits) } else { self.draw() };
+        let token = if self.settings.temperature <= 0.0 { self.likeliest() } else { self.draw() };
         self.accept(&[token]);
         token
     }
 
     fn penalize(&mut self) {
         let p = self.settings.repeat_penalty;
+        if p == 1.0 {
+            return;
+        }
         for (i, &token) in self.recent.iter().enumerate() {
             if !self.recent[..i].contains(&token)
                 && let Some(x) = self.logits.get_mut(token as usize)
             {
                 *x = if *x > 0.0 { *x / p } else { *x * p };
+                let block = token as usize / BLOCK;
+                let all = &self.logits[block * BLOCK..];
+                self.highest[block] = Isa::detect().run(Highest(&all[..BLOCK.min(all.len())]));
             }
         }
     }
 
+    /// As [`most_likely`] of the logits, none of which is NaN.
+    fn likeliest(&self) -> u32 {
+        let most = Isa::detect().run(Highest(&self.highest));
+        let block = self.highest.iter().position(|&x| x == most).expect("a vocabulary has tokens") * BLOCK;
+        let within = self.logits[block..].iter().position(|&x| x == most).expect("the highest of its block");
+        (block + within) as u32
+    }
+
     fn draw(&mut self) -> u32 {
-        let Self { settings, rng, logits, candidates, .. } = self;
+        let Self { settings, rng, logits, highest, blocks, candidates, .. } = self;
         let falling = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         candidates.clear();
-        candidates.extend(0..logits.len() as u32);
+        if settings.top_k > 0 && settings.top_k < blocks.len() {
+            // As many blocks as tokens are wanted have one that is no less likely than `least`: so are all that are wanted, and few others.
+            blocks.copy_from_slice(highest);
+            let (_, &mut least, _) = blocks.select_nth_unstable_by(settings.top_k - 1, |a, b| b.total_cmp(a));
+            for (block, _) in highest.iter().enumerate().filter(|(_, x)| **x >= least) {
+                let from = block * BLOCK;
+                let some = logits[from..].iter().take(BLOCK).enumerate().filter(|(_, x)| **x >= least);
+                candidates.extend(some.map(|(i, _)| (from + i) as u32));
+            }
+        } else {
+            candidates.extend(0..logits.len() as u32);
+        }
         if settings.top_k > 0 && settings.top_k < candidates.len() {
             candidates.select_nth_unstable_by(settings.top_k - 1, falling);
             candidates.truncate(settings.top_k);
@@ -143,20 +176,21 @@ impl Sampler {
     }
 }
 
-/// The token with the highest logit, the lowest number among equals.
+/// The token with the highest logit, the lowest number among equals. A logit that is no number counts as impossible.
 ///
 /// # Panics
 /// If there are no logits.
 #[must_use]
 pub fn most_likely(logits: &[f32]) -> u32 {
     assert!(!logits.is_empty(), "a vocabulary has tokens");
-    let best = (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] || logits[best].is_nan() { i } else { best });
-    best as u32
+    let most = Isa::detect().run(Highest(logits));
+    // All of them may be NaN.
+    logits.iter().position(|&x| x == most).unwrap_or(0) as u32
 }
 
 /// Natural logarithms of the probabilities that logits stand for, in place; summed in `f64`.
 pub fn log_softmax(logits: &mut [f32]) {
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+    let highest = Isa::detect().run(Highest(logits));
     let sum: f64 = logits.iter().map(|&x| f64::from(x - highest).exp()).sum();
     let shift = f64::from(highest) + sum.ln();
     logits.iter_mut().for_each(|x| *x = (f64::from(*x) - shift) as f32);
@@ -229,6 +263,66 @@ mod tests {
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));
+    }
+
+    /// The choice as it reads in the module's text: sort everything.
+    fn sorted(settings: Sampling, rng: &mut Rng, logits: &[f32]) -> u32 {
+        let mut all: Vec<u32> = (0..logits.len() as u32).collect();
+        all.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        if settings.top_k > 0 {
+            all.truncate(settings.top_k);
+        }
+        let weight = |id: u32, t: f32| f64::from((logits[id as usize] - logits[all[0] as usize]) / t).exp();
+        let total: f64 = all.iter().map(|&id| weight(id, 1.0)).sum();
+        let (mut sum, mut keep) = (0.0, 0);
+        while keep < all.len() && (keep == 0 || sum < f64::from(settings.top_p) * total) {
+            sum += weight(all[keep], 1.0);
+            keep += 1;
+        }
+        let kept = &all[..keep];
+        let total: f64 = kept.iter().map(|&id| weight(id, settings.temperature)).sum();
+        let mut left = rng.uniform() * total;
+        for &id in kept {
+            left -= weight(id, settings.temperature);
+            if left < 0.0 {
+                return id;
+            }
+        }
+        all[0]
+    }
+
+    #[test]
+    fn a_search_by_blocks_chooses_as_a_sort_does() {
+        let n = 5003;
+        let mut noise = Rng::new(8);
+        for (top_k, levels) in [(1, 1e3), (40, 1e3), (40, 2.0), (40, 0.0), (78, 8.0), (79, 1e3), (0, 1e3)] {
+            let settings = Sampling { temperature: 0.8, top_k, top_p: 0.97, repeat_penalty: 1.0, seed: 3 };
+            let mut s = Sampler::new(settings, n);
+            let mut rng = Rng::new(rng::key_of(3, "sampler"));
+            for _ in 0..40 {
+                // Few levels: many tokens are alike, and zeros have both signs.
+                let logits: Vec<f32> = (0..n).map(|_| ((noise.normal() * levels).round() / levels.max(1.0)) as f32).collect();
+                assert_eq!(s.next(&logits), sorted(settings, &mut rng, &logits), "top-k {top_k}, {levels} levels");
+            }
+        }
+    }
+
+    #[test]
+    fn greedy_by_blocks_is_most_likely() {
+        let mut noise = Rng::new(9);
+        for n in [1, 63, 64, 65, 1000] {
+            let mut s = Sampler::new(Sampling { repeat_penalty: 1.5, ..Sampling::greedy() }, n);
+            for _ in 0..100 {
+                let logits: Vec<f32> = (0..n).map(|_| noise.normal().round() as f32).collect();
+                let mut punished = logits.clone();
+                let recent: std::collections::BTreeSet<u32> = s.recent.iter().copied().collect();
+                for id in recent {
+                    let x = &mut punished[id as usize];
+                    *x = if *x > 0.0 { *x / 1.5 } else { *x * 1.5 };
+                }
+                assert_eq!(s.next(&logits), most_likely(&punished), "{n}");
+            }
+        }
     }
 
     #[test]

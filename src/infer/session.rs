@@ -165,7 +165,7 @@ impl<'m> Session<'m> {
         let (n, c, start) = (tokens.len(), model.config.n_embd, self.tokens.len());
         pass::run(team, model, pass, cache, tokens, start);
         let norm = &model.output_norm;
-        kernels::norm(hidden, &pass.x[(n - 1) * c..][..c], &norm.w, &norm.b, model.norm_eps);
+        kernels::norm(model.isa, hidden, &pass.x[(n - 1) * c..][..c], &norm.w, &norm.b, model.norm_eps);
         self.tokens.extend_from_slice(tokens);
         (self.fed, self.scored) = (true, false);
     }

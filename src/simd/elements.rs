@@ -88,6 +88,50 @@ pub fn add_to<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
     Loop { each: Axpy(1.0), y, x }.run(s);
 }
 
+/// `y += x`, and `b` where there is one: a product back into the residual stream.
+pub struct Sum<'a> {
+    /// What is added to.
+    pub y: &'a mut [f32],
+    /// As long.
+    pub x: &'a [f32],
+    /// As long.
+    pub b: Option<&'a [f32]>,
+}
+
+impl Op for Sum<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { y, x, b } = self;
+        match b {
+            None => add_to(s, y, x),
+            Some(b) => {
+                for ((y, x), b) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)).zip(b.chunks(S::LANES)) {
+                    s.store_head(s.add(s.load_head(y), s.add(s.load_head(x), s.load_head(b))), y);
+                }
+            }
+        }
+    }
+}
+
+/// `y = gelu(y + b)`, over a slice of a row.
+pub struct BiasGelu<'a> {
+    /// A product, overwritten.
+    pub y: &'a mut [f32],
+    /// As long.
+    pub b: &'a [f32],
+}
+
+impl Op for BiasGelu<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (y, b) in self.y.chunks_mut(S::LANES).zip(self.b.chunks(S::LANES)) {
+            s.store_head(math::gelu(s, s.add(s.load_head(y), s.load_head(b))), y);
+        }
+    }
+}
+
 /// `sums (O) += alpha * column sums of x (N, O)`. Each column is summed from row 0 on, in four strands of
 /// partial sums that depend on N alone.
 pub struct ColumnSums<'a> {
@@ -142,4 +186,29 @@ pub fn zero(x: &mut [f32]) {
         // SAFETY: each task has a bite of its own.
         unsafe { shared.part(i * BITE, BITE.min(n - i * BITE)) }.fill(0.0);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn biases_are_added_to_any_length() {
+        for isa in Isa::available() {
+            for n in [1, 3, 16, 17, 40] {
+                let at = |i: usize| i as f32 * 0.25 - 3.0;
+                let (x, b): (Vec<f32>, Vec<f32>) = ((0..n).map(at).collect(), (0..n).map(|i| at(n - i)).collect());
+                let mut y = vec![0.5; n];
+                isa.run(Sum { y: &mut y, x: &x, b: Some(&b) });
+                assert!((0..n).all(|i| y[i] == 0.5 + at(i) + at(n - i)), "{} {n}", isa.name());
+                isa.run(Sum { y: &mut y, x: &x, b: None });
+                assert!((0..n).all(|i| y[i] == 0.5 + 2.0 * at(i) + at(n - i)), "{} {n}", isa.name());
+                let (mut y, mut want) = (x.clone(), (0..n).map(|i| x[i] + b[i]).collect::<Vec<_>>());
+                isa.run(BiasGelu { y: &mut y, b: &b });
+                let sums = want.clone();
+                isa.run(Loop { each: Gelu, y: &mut want, x: &sums });
+                assert_eq!(y, want, "{} {n}", isa.name());
+            }
+        }
+    }
 }

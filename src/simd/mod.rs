@@ -8,13 +8,14 @@
 //! What is parallel is cut along outputs, and every sum has one order that depends on sizes alone: results
 //! have the same bits whatever the number of threads. They may differ in the last bits between instruction sets.
 //!
-//! - [`gemm`]: matrix products; [`attention`]: in tiles; [`cache`]: over keys and values kept; [`elements`], [`norm`], [`softmax`], [`dropout`], [`adamw`]: the rest
+//! - [`gemm`]: matrix products; [`attention`]: in tiles; [`cache`]: over keys and values kept; [`choose`]: the highest of many; [`elements`], [`norm`], [`softmax`], [`dropout`], [`adamw`]: the rest
 //! - [`math`]: `exp` and GELU over vectors
 #![allow(unsafe_code)] // Intrinsics, and tiles of one output written by several threads.
 
 pub mod adamw;
 pub mod attention;
 pub mod cache;
+pub mod choose;
 pub mod dropout;
 pub mod elements;
 pub mod gemm;

@@ -168,14 +168,71 @@ impl Simd for Neon {
     unsafe fn tile<const AI: usize>(self, t: Tile) {
         #[target_feature(enable = "neon")]
         unsafe fn body<const AI: usize>(s: Neon, t: Tile) {
-            // SAFETY: the caller's promise, handed on.
-            tiles!(s, t, AI, [12 8 4 2 1]);
+            // All by the caller's promise, handed on; where `AI` is 1, a tile's rows of `A` lie side by side.
+            match (AI, t.rows, t.vecs) {
+                (1, 12, 2) => v!(by_lanes::<3, 2>(t)),
+                (1, 12, 1) => v!(by_lanes::<3, 1>(t)),
+                (1, 8, 2) => v!(by_lanes::<2, 2>(t)),
+                (1, 8, 1) => v!(by_lanes::<2, 1>(t)),
+                (1, 4, 2) => v!(by_lanes::<1, 2>(t)),
+                (1, 4, 1) => v!(by_lanes::<1, 1>(t)),
+                // SAFETY: the caller's promise.
+                _ => tiles!(s, t, AI, [12 8 4 2 1]),
+            }
         }
         v!(body::<AI>(self, t));
     }
     #[inline(always)]
     unsafe fn interleave(self, dst: *mut f32, width: usize, src: *const f32, stride: usize, rows: usize, k: usize) {
         v!(interleave(dst, width, src, stride, rows, k));
+    }
+}
+
+/// [`Simd::tile`] of `4 G` rows that lie side by side in `A`: four of them come in one register, and a multiplication names its lane. That is a
+/// load for four rows where the general way has one for each; the results are the same.
+///
+/// # Safety
+/// As [`Simd::tile`], with `AI == 1`, `t.rows == 4 G` and `t.vecs == N`.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn by_lanes<const G: usize, const N: usize>(t: Tile) {
+    let mut acc = [[[vdupq_n_f32(0.0); N]; 4]; G];
+    let (mut a, mut b) = (t.a, t.b);
+    // SAFETY: the pointers stay within what the caller vouches for; the last step may point one term past it, hence `wrapping_add`.
+    unsafe {
+        if t.add {
+            for g in 0..G {
+                for i in 0..4 {
+                    for j in 0..N {
+                        acc[g][i][j] = vld1q_f32(t.c.add((4 * g + i) * t.c_step + 4 * j));
+                    }
+                }
+            }
+        }
+        for _ in 0..t.k {
+            let mut row = [vdupq_n_f32(0.0); N];
+            for j in 0..N {
+                row[j] = vld1q_f32(b.add(4 * j));
+            }
+            for g in 0..G {
+                let x = vld1q_f32(a.add(4 * g));
+                for j in 0..N {
+                    acc[g][0][j] = vfmaq_laneq_f32::<0>(acc[g][0][j], row[j], x);
+                    acc[g][1][j] = vfmaq_laneq_f32::<1>(acc[g][1][j], row[j], x);
+                    acc[g][2][j] = vfmaq_laneq_f32::<2>(acc[g][2][j], row[j], x);
+                    acc[g][3][j] = vfmaq_laneq_f32::<3>(acc[g][3][j], row[j], x);
+                }
+            }
+            a = a.wrapping_add(t.a_step);
+            b = b.wrapping_add(t.b_step);
+        }
+        for g in 0..G {
+            for i in 0..4 {
+                for j in 0..N {
+                    vst1q_f32(t.c.add((4 * g + i) * t.c_step + 4 * j), acc[g][i][j]);
+                }
+            }
+        }
     }
 }
 
