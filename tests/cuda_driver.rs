@@ -14,7 +14,6 @@ mod fakes;
 #[allow(dead_code)]
 mod shim;
 #[path = "common/small_run.rs"]
-#[allow(dead_code)]
 mod small_run;
 
 #[path = "cuda_driver/errors.rs"]

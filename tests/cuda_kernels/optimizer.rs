@@ -91,7 +91,7 @@ fn rounded(master: f32, rounding: Rounding, rounding_key: u64, leaf: usize, elem
         Rounding::Nearest => bf16::from_f32(master).to_f32(),
         Rounding::Stochastic => {
             let word = rng::block(rng::key(rounding_key, &[leaf as u64]), element as u64 / 8)[element % 8 / 2];
-            let chance = if element % 2 == 0 { word & 0xFFFF } else { word >> 16 };
+            let chance = if element.is_multiple_of(2) { word & 0xFFFF } else { word >> 16 };
             f32::from_bits((master.to_bits() + chance) & 0xFFFF_0000)
         }
     }
