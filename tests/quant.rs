@@ -267,7 +267,7 @@ fn models_for_llama_cpp() {
         gguf::write(&folder.join(format!("{name}.gguf")), &config, &weights, &card, FileType::F16).unwrap();
     };
     if let Ok(presets) = std::env::var("TINYLLM_PRESETS") {
-        presets.split(',').for_each(|name| write(name, Config::named(name).expect("a preset"), &Tokenizer::gpt2()));
+        presets.split(',').for_each(|name| write(name, Config::named(name).expect("a preset"), Tokenizer::gpt2()));
         return;
     }
     let small = Tokenizer::gpt2().subset(0..1000);

@@ -140,7 +140,6 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-
     fn normals(rng: &mut Rng, n: usize) -> Vec<f32> {
         (0..n).map(|_| rng.normal() as f32).collect()
     }
