@@ -130,7 +130,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
             let mut rng = Rng::new(4);
             (0..n).map(|_| rng.below(below) as u32).collect::<Vec<_>>()
         };
-        let targets = Targets { count: n, rows: (0..n as u32).collect(), ids: ids(v as u64), weights: vec![1.0 / n as f32; n] };
+        let targets = Targets::<Cpu> { count: n, rows: (0..n as u32).collect(), ids: ids(v as u64), weights: vec![1.0 / n as f32; n] };
         let mut head = cpu.alloc_head(n, c, v).expect("room for the head");
         let (mut loss, mut dx, mut dwte) = (vec![0.0], vec![0.0; n * c], vec![0.0; v * c]);
         all.push(Case {
@@ -171,7 +171,7 @@ fn rest(cpu: Cpu) -> Vec<Case<'static>> {
     push(
         "norm_backward 2048 x 768",
         16 * n * c,
-        Box::new(move || cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), &dy, &x2, &w2, &stats2, n, c)),
+        Box::new(move || cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), None, &dy, &x2, &w2, &stats2, n, c)),
     );
     let (x, mut y, x2, mut d) = (numbers(n * f, 1), vec![0.0; n * f], numbers(n * f, 1), vec![0.0; n * f]);
     push("gelu 2048 x 3072", 8 * n * f, Box::new(move || cpu.gelu(&mut y, &x, n * f)));

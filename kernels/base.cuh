@@ -48,6 +48,45 @@ template <class T> __device__ __forceinline__ void store_stream(T* p, const Pack
     store_once(reinterpret_cast<uint4*>(p), u.raw);
 }
 
+// ---- eight elements at a time in either type, as they lie in memory: 16 bytes of bf16, 32 of f32
+
+template <class T> struct Eight {
+    u32 words[2 * sizeof(T)];
+};
+__device__ __forceinline__ float get(const Eight<bf16>& e, u32 i) {
+    return bits_to_f32(i % 2 == 0 ? e.words[i / 2] << 16 : e.words[i / 2] & 0xFFFF0000u);
+}
+__device__ __forceinline__ float get(const Eight<float>& e, u32 i) { return bits_to_f32(e.words[i]); }
+// Rounded to nearest.
+__device__ __forceinline__ void set(Eight<bf16>& e, const float (&v)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) e.words[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
+}
+__device__ __forceinline__ void set(Eight<float>& e, const float (&v)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) e.words[i] = f32_to_bits(v[i]);
+}
+// ONCE: what is read or written only once. `p` is aligned to 16 bytes.
+template <bool ONCE = false, class T> __device__ __forceinline__ Eight<T> load_eight(const T* p) {
+    Eight<T> e;
+#pragma unroll
+    for (u32 i = 0; i < sizeof(T) / 2; i++) {
+        const uint4* at = reinterpret_cast<const uint4*>(p) + i;
+        const uint4 quad = ONCE ? load_once(at) : *at;
+        e.words[4 * i] = quad.x, e.words[4 * i + 1] = quad.y, e.words[4 * i + 2] = quad.z, e.words[4 * i + 3] = quad.w;
+    }
+    return e;
+}
+template <bool ONCE = false, class T> __device__ __forceinline__ void store_eight(T* p, const Eight<T>& e) {
+#pragma unroll
+    for (u32 i = 0; i < sizeof(T) / 2; i++) {
+        uint4* at = reinterpret_cast<uint4*>(p) + i;
+        const uint4 quad = make_uint4(e.words[4 * i], e.words[4 * i + 1], e.words[4 * i + 2], e.words[4 * i + 3]);
+        if (ONCE) store_once(at, quad);
+        else *at = quad;
+    }
+}
+
 // ---- reductions, in a fixed order
 
 __device__ __forceinline__ float warp_sum(float x) {
@@ -101,5 +140,6 @@ __device__ __forceinline__ uint4 random_block(u64 key, u64 block) {
 struct Control {
     float lr, beta1, beta2, eps, decay, clip;
     float correct1, correct2;  // 1 - beta^step
+    float gain1, gain2;        // 1 - beta, rounded once: 1 - float(beta2) is off by 6e-7 of itself
     u64 dropout_key, rounding_key;
 };

@@ -1,4 +1,4 @@
-// Element by element: GELU, scaled sums, dropout, changes of type.
+// Element by element: GELU, scaled sums, dropout, and biases where a product's epilogue does not add them.
 //
 // All run on blocks of 256 threads, a thread a pack of 16 bytes (8 bf16, 4 f32), as many blocks as `n` asks for; buffers are
 // aligned to 256 bytes, so that a pack is whole or the last. Traffic is that of the arguments, read or written once.
@@ -24,7 +24,10 @@ template <bool READS, class F> __device__ __forceinline__ void each(X* y, const 
         for (u32 i = 0; i < N; i++) out.set(i, f(first + i, READS ? out.get(i) : 0.0f, in.get(i)));
         store(y + first, out);
     } else {
-        for (u32 i = first; i < n; i++) y[i] = to_x(f(i, READS ? to_f32(y[i]) : 0.0f, to_f32(x[i])));
+#pragma unroll
+        for (u32 i = first; i < first + N; i++) {
+            if (i < n) y[i] = to_x(f(i, READS ? to_f32(y[i]) : 0.0f, to_f32(x[i])));
+        }
     }
 }
 
@@ -47,9 +50,35 @@ extern "C" __global__ void __launch_bounds__(256) gelu_backward(X* d, const X* x
     });
 }
 
+// The bias (O) at a pack that begins at element `first` of (N, O); zeros where there is none.
+__device__ __forceinline__ Pack<X> bias_at(const X* b, u32 first, u32 o) {
+    constexpr u32 N = Pack<X>::N;
+    if (b == nullptr) return Pack<X>{};
+    if (o % N == 0) return load(b + first % o);
+    Pack<X> bias;
+#pragma unroll
+    for (u32 i = 0; i < N; i++) bias.v[i] = b[(first + i) % o];
+    return bias;
+}
+
+// y (N, O) += b (O) + residual (N, O); `residual` may be nullptr. Both are added before the sum is rounded.
+extern "C" __global__ void __launch_bounds__(256) bias_add(X* y, const X* residual, const X* b, u32 n, u32 o) {
+    const Pack<X> bias = bias_at(b, (blockIdx.x * blockDim.x + threadIdx.x) * Pack<X>::N, o);
+    if (residual == nullptr) each<true>(y, y, n * o, [&](u32 i, float y, float) { return y + bias.get(i % Pack<X>::N); });
+    else each<true>(y, residual, n * o, [&](u32 i, float y, float r) { return y + (bias.get(i % Pack<X>::N) + r); });
+}
+
+// pre (N, O) += b (O), y (N, O) = gelu(pre); `b` may be nullptr.
+extern "C" __global__ void __launch_bounds__(256) bias_gelu(X* y, X* pre, const X* b, u32 n, u32 o) {
+    const Pack<X> bias = bias_at(b, (blockIdx.x * blockDim.x + threadIdx.x) * Pack<X>::N, o);
+    each<true>(pre, pre, n * o, [&](u32 i, float x, float) { return x + bias.get(i % Pack<X>::N); });
+    each<false>(y, pre, n * o, [&](u32, float, float x) { return 0.5f * x * (1.0f + tanh_of(gelu_inner(x))); });
+}
+
 // y = x / (1 - p) where the element's word is at least `threshold` = p 2^32, else 0. Element i has word i % 4 of
 // random_block(key, i / 4): a pack begins a block, so that no word is made twice.
-extern "C" __global__ void __launch_bounds__(256) dropout(X* y, const X* x, u32 threshold, float factor, u64 site, const Control* control, u32 n) {
+extern "C" __global__ void __launch_bounds__(256)
+dropout(X* y, const X* x, u32 threshold, float factor, u64 site, const Control* control, u32 n) {
     constexpr u32 N = Pack<X>::N;
     const u64 key = random_key(control->dropout_key, site);
     const u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * N;

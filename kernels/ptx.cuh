@@ -91,7 +91,8 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0));
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;"); }
-// Waits until at most `N` of this thread's committed groups are still under way.
-template <int N> __device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N)); }
+// Waits until at most `N` of this thread's committed groups are still under way. No access to memory moves across it, so that a
+// thread may read what it copied itself without a barrier.
+template <int N> __device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 #endif

@@ -206,11 +206,17 @@ fn norms() {
         stats.compare("stats", ACTIVATION)?;
         let dy = Twin::normal(4, n * c, 1.0);
         let (mut dx, mut dw, mut db) = (Twin::normal(5, n * c, 1.0), Twin::normal(6, c, 1.0), Twin::normal(7, c, 1.0));
-        both!(cpu, norm_backward(mut dx, some mut dw, some mut db, of dy, of x, of w, of stats, n, c));
+        let mut sums = Twin::normal(8, c, 1.0);
+        both!(cpu, norm_backward(mut dx, some mut dw, some mut db, some mut sums, of dy, of x, of w, of stats, n, c));
         dx.compare("dx", GRADIENT)?;
         dw.compare("dw", GRADIENT)?;
         db.compare("db", GRADIENT)?;
-        both!(cpu, norm_backward(mut dx, None, None, of dy, of x, of w, of stats, n, c));
+        sums.compare("sums", GRADIENT)?;
+        both!(cpu, norm_backward(mut dx, None, some mut db, None, of dy, of x, of w, of stats, n, c));
+        db.compare("db alone", GRADIENT)?;
+        both!(cpu, norm_backward(mut dx, None, None, some mut sums, of dy, of x, of w, of stats, n, c));
+        sums.compare("sums alone", GRADIENT)?;
+        both!(cpu, norm_backward(mut dx, None, None, None, of dy, of x, of w, of stats, n, c));
         dx.compare("dx alone", GRADIENT)
     });
 }
@@ -348,8 +354,8 @@ fn classifier() {
         let count = rows.len();
         let ids = ids(3, count, v);
         let weights = Twin::of(count, || 0.25 / count as f32);
-        let on_cpu = Targets { count, rows: rows.clone(), ids: ids.clone(), weights: weights.cpu };
-        let on_reference = Targets { count, rows: rows.clone(), ids, weights: weights.reference };
+        let on_cpu = Targets::<Cpu> { count, rows: rows.clone(), ids: ids.clone(), weights: weights.cpu };
+        let on_reference = Targets::<Reference> { count, rows: rows.clone(), ids, weights: weights.reference };
         let mut head = cpu.alloc_head(n, c, v).unwrap();
         let mut reference_head = Reference.alloc_head(n, c, v).unwrap();
         for gradients in [false, true] {
@@ -425,9 +431,9 @@ fn bits(cpu: Cpu) -> Vec<(&'static str, Vec<f32>)> {
     out.extend([("linear_dx", dx), ("linear_dw", dw), ("db", db)]);
     let (mut y, mut stats) = (vec![0.0; n * c], vec![0.0; 2 * n]);
     cpu.norm(&mut y, &mut stats, &x, &w, &w, n, c);
-    let (mut dx, mut dw, mut db) = (vec![0.0; n * c], vec![0.0; c], vec![0.0; c]);
-    cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), &dy, &x, &w, &stats, n, c);
-    out.extend([("norm", y), ("norm dx", dx), ("norm dw", dw), ("norm db", db)]);
+    let (mut dx, mut dw, mut db, mut sums) = (vec![0.0; n * c], vec![0.0; c], vec![0.0; c], vec![0.0; c]);
+    cpu.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), Some(&mut sums), &dy, &x, &w, &stats, n, c);
+    out.extend([("norm", y), ("norm dx", dx), ("norm dw", dw), ("norm db", db), ("norm sums", sums)]);
     let s = Heads { b: 1, t: n, h: 2, d: 68 };
     let starts = starts(s, true);
     let (mut y, mut lse) = (vec![0.0; n * c], vec![0.0; n * 2]);
@@ -436,7 +442,7 @@ fn bits(cpu: Cpu) -> Vec<(&'static str, Vec<f32>)> {
     cpu.attention_backward(&mut dqkv, &mut delta, &x, &y, &dy, &lse, &starts, s);
     out.extend([("attention", y), ("lse", lse), ("dqkv", dqkv)]);
     let count = 200;
-    let targets = Targets { count, rows: (0..200).collect(), ids: ids(4, count, v), weights: vec![0.005; count] };
+    let targets = Targets::<Cpu> { count, rows: (0..200).collect(), ids: ids(4, count, v), weights: vec![0.005; count] };
     let mut head = cpu.alloc_head(n, c, v).unwrap();
     let (mut loss, mut dx, mut dwte) = (vec![0.0], vec![0.0; n * c], vec![0.0; v * c]);
     cpu.classify_loss(&mut loss, Some(&mut dx), Some(&mut dwte), &mut head, &x, &w, &targets, n, c, v);

@@ -4,15 +4,26 @@
 //! - [`cpu`]: `f32`, SIMD, rayon.
 //! - `cuda`: NVIDIA GPUs, bf16 and f32; not on aarch64.
 //!
+//! What a step takes is told by [`Timed`], around any of them; around [`Blank`], which computes nothing, it only counts.
+//!
 //! Letters and the `+=` rule are those of the crate's front page. `N` is the number of *active* rows, `B T` of
 //! the batch at hand; buffers are sized for the largest batch, and a kernel touches the first `N` rows alone.
 
 use serde::{Deserialize, Serialize};
 
+pub mod blank;
+pub mod ceilings;
 pub mod cpu;
 #[cfg(not(target_arch = "aarch64"))]
 pub mod cuda;
 pub mod reference;
+pub mod timed;
+pub mod work;
+
+pub use blank::Blank;
+pub use ceilings::Ceilings;
+pub use timed::{Call, Timed};
+pub use work::{Widths, Work};
 
 /// What a device can run into. Allocations and copies tell it at once; what befalls a kernel is told by [`Backend::sync`].
 #[derive(Debug, Clone, thiserror::Error)]
@@ -104,17 +115,20 @@ pub struct Control {
 /// Stands in [`Targets::rows`] for a row that is not there: see [`Backend::bucket`].
 pub const NO_ROW: u32 = u32::MAX;
 
-/// The rows of a batch whose next token counts, gathered by the host.
-pub struct Targets<B: Backend + ?Sized> {
+/// The rows of a batch whose next token counts, gathered by the host; [`Targets`] on a device.
+pub struct TargetRows<I, A> {
     /// How many rows count; the three buffers are valid up to here.
     pub count: usize,
     /// Which rows, ascending; behind them [`NO_ROW`], with id and weight 0, where the device asked for a rounder count.
-    pub rows: B::Ids,
+    pub rows: I,
     /// The token that should come next, for each of `rows`.
-    pub ids: B::Ids,
+    pub ids: I,
     /// What a row's cross entropy counts, the division by the step's total included.
-    pub weights: B::Acc,
+    pub weights: A,
 }
+
+/// The rows that count, in a device's memory: of a device and of what wraps it they are the same.
+pub type Targets<B> = TargetRows<<B as Backend>::Ids, <B as Backend>::Acc>;
 
 /// One leaf of the optimizer's walk.
 pub struct AdamLeaf<'a, B: Backend + ?Sized> {
@@ -153,6 +167,8 @@ pub trait Backend {
     type Head;
     /// Numbers on their way to the host.
     type Late;
+    /// A moment in the device's order of work.
+    type Mark;
 
     /// Name for logs: "reference", "cpu".
     const NAME: &'static str;
@@ -202,7 +218,7 @@ pub trait Backend {
     /// Waits for the device and tells the first error since the last call.
     fn sync(&self) -> Result<(), BackendError>;
     /// The number of rows, `count` or some more, that a batch in which `count` of `n` rows count is filled up to: a device that
-    /// records steps keeps few recordings.
+    /// records steps keeps few recordings. `n` only where all count, so that a batch that needs no gathering is known by its size.
     fn bucket(&self, count: usize, _n: usize) -> usize {
         count
     }
@@ -220,6 +236,21 @@ pub trait Backend {
     /// Takes up what [`plans`](Self::plans) gave, before the first kernel; what is of another device is left aside.
     fn set_plans(&self, _plans: &serde_json::Value) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    // ---- measuring
+
+    /// Remembers the moment at which all that was asked for so far is done.
+    fn mark(&self) -> Result<Self::Mark, BackendError>;
+    /// Milliseconds between two moments; waits for the later one.
+    fn between(&self, from: &Self::Mark, to: &Self::Mark) -> Result<f64, BackendError>;
+    /// Bytes of the elements of its buffers.
+    fn widths(&self) -> Widths;
+    /// Elements of an accumulator, pad rows aside.
+    fn acc_len(&self, acc: &Self::Acc) -> usize;
+    /// The most bytes of memory it has held so far, where it keeps account of that.
+    fn peak_bytes(&self) -> Option<usize> {
+        None
     }
 
     // ---- kernels: elements
@@ -262,12 +293,14 @@ pub trait Backend {
 
     /// `y (N, C) = (x - mean) rstd w + b` row by row; `stats (N, 2)` = mean, rstd.
     fn norm(&self, y: &mut Self::Buf, stats: &mut Self::Acc, x: &Self::Buf, w: &Self::Buf, b: &Self::Buf, n: usize, c: usize);
-    /// `dx += ...` (the residual stream), `dw += ...`, `db += ...`.
+    /// `dx += ...` (the residual stream), `dw += ...`, `db += ...`; and `sums (C) += column sums of dx` as it then is: what a
+    /// linear layer that writes into the stream has as its bias's gradient, taken along while `dx` is at hand.
     fn norm_backward(
         &self,
         dx: &mut Self::Buf,
         dw: Option<&mut Self::Acc>,
         db: Option<&mut Self::Acc>,
+        sums: Option<&mut Self::Acc>,
         dy: &Self::Buf,
         x: &Self::Buf,
         w: &Self::Buf,

@@ -3,8 +3,9 @@
 //! Nothing here is fast, blocked, fused or parallel, and nothing should be: a reader can hold each kernel against
 //! its formula, and `tests/gradients.rs` holds each backward against its forward.
 
-use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets};
+use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets, Widths};
 use crate::rng;
+use std::time::Instant;
 
 /// The oracle.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +19,7 @@ impl Backend for Reference {
     /// The logits of one row.
     type Head = Vec<f64>;
     type Late = Vec<f64>;
+    type Mark = Instant;
 
     const NAME: &'static str = "reference";
 
@@ -73,6 +75,18 @@ impl Backend for Reference {
     }
     fn sync(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+    fn mark(&self) -> Result<Instant, BackendError> {
+        Ok(Instant::now())
+    }
+    fn between(&self, from: &Instant, to: &Instant) -> Result<f64, BackendError> {
+        Ok((*to - *from).as_secs_f64() * 1e3)
+    }
+    fn widths(&self) -> Widths {
+        Widths { buf: 8, acc: 8 }
+    }
+    fn acc_len(&self, acc: &Vec<f64>) -> usize {
+        acc.len()
     }
 
     fn zero_acc(&self, dst: &mut Vec<f64>) {
@@ -155,12 +169,13 @@ impl Backend for Reference {
             stats[row * 2 + 1] = rstd;
         }
     }
-    /// With `h = (x - mean) rstd` and `g = dy w`: `dx += rstd (g - mean(g) - h mean(g h))`, `dw += dy h`, `db += dy`.
+    /// With `h = (x - mean) rstd` and `g = dy w`: `dx += rstd (g - mean(g) - h mean(g h))`, `dw += dy h`, `db += dy`, `sums += dx`.
     fn norm_backward(
         &self,
         dx: &mut Vec<f64>,
         mut dw: Option<&mut Vec<f64>>,
         mut db: Option<&mut Vec<f64>>,
+        mut sums: Option<&mut Vec<f64>>,
         dy: &Vec<f64>,
         x: &Vec<f64>,
         w: &Vec<f64>,
@@ -182,6 +197,9 @@ impl Backend for Reference {
                 }
                 if let Some(db) = db.as_deref_mut() {
                     db[i] += dy[i];
+                }
+                if let Some(sums) = sums.as_deref_mut() {
+                    sums[i] += dx[row * c + i];
                 }
             }
         }

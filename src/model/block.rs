@@ -1,6 +1,6 @@
 //! One block of GPT-2: `mid = x + attn(norm1(x))`, `out = mid + mlp(norm2(mid))` (Radford et al. 2019).
 
-use super::linear::{Linear, LinearSaved, LowScratch};
+use super::linear::{Bias, Linear, LinearSaved, LowScratch};
 use super::norm::{Norm, NormSaved};
 use super::pass::{Grad, Pass};
 use super::tree::{Tree, tree};
@@ -121,6 +121,9 @@ impl<P> Block<P> {
 
     /// The same, read upwards: `dx` comes in as the gradient of `out` and leaves as that of `x`. Where nothing below
     /// trains (`below` is false) the last step, into the input, is left out.
+    ///
+    /// Column sums of `dx` are gradients of biases: those of `mlp.down` were taken by whoever made the gradient of `out`, those
+    /// of `x` go to `below_bias`, the bias of the product that wrote `x`.
     pub fn backward<B: Backend<Buf = P>>(
         &self,
         p: &Pass<B>,
@@ -130,20 +133,21 @@ impl<P> Block<P> {
         t: &mut Scratch<B>,
         x: &P,
         below: bool,
+        below_bias: Option<&mut Grad<B>>,
     ) {
         let (attn, mlp) = (&self.attn, &self.mlp);
         let Scratch { c, ff, qkv, delta, low } = t;
-        mlp.down.backward_gelu(p, ff, &mut d.mlp.down, &s.down_low, low, dx, &s.hidden, &s.pre);
-        mlp.up.backward(p, Some(c), &mut d.mlp.up, &s.up_low, low, ff, &s.norm2.y);
-        self.norm2.backward(p, dx, &mut d.norm2, &s.norm2, c, &s.mid);
-        attn.out.backward(p, Some(c), &mut d.attn.out, &s.out_low, low, dx, &s.att);
+        mlp.down.backward_gelu(p, ff, &mut d.mlp.down, Bias::Taken, &s.down_low, low, dx, &s.hidden, &s.pre);
+        mlp.up.backward(p, Some(c), &mut d.mlp.up, Bias::Here, &s.up_low, low, ff, &s.norm2.y);
+        self.norm2.backward(p, dx, &mut d.norm2, Some(&mut d.attn.out.b.0), &s.norm2, c, &s.mid);
+        attn.out.backward(p, Some(c), &mut d.attn.out, Bias::Taken, &s.out_low, low, dx, &s.att);
         p.be.attention_backward(qkv, delta, c, &s.att, &s.qkv, &s.lse, p.starts, p.heads(attn.n_head, attn.head_dim));
         let norm_trains = d.norm1.leaves().iter().any(|g| g.is_some());
         if below || norm_trains {
-            attn.qkv.backward(p, Some(c), &mut d.attn.qkv, &s.qkv_low, low, qkv, &s.norm1.y);
-            self.norm1.backward(p, dx, &mut d.norm1, &s.norm1, c, x);
+            attn.qkv.backward(p, Some(c), &mut d.attn.qkv, Bias::Here, &s.qkv_low, low, qkv, &s.norm1.y);
+            self.norm1.backward(p, dx, &mut d.norm1, below_bias, &s.norm1, c, x);
         } else {
-            attn.qkv.backward(p, None, &mut d.attn.qkv, &s.qkv_low, low, qkv, &s.norm1.y);
+            attn.qkv.backward(p, None, &mut d.attn.qkv, Bias::Here, &s.qkv_low, low, qkv, &s.norm1.y);
         }
     }
 }

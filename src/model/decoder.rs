@@ -228,7 +228,8 @@ impl<P> Decoder<P> {
             self.n_vocab,
         );
         p.be.zero(&mut a.dx, n * c);
-        self.norm.backward(p, &mut a.dx, &mut d.norm, &a.norm, &a.scratch.c, &a.stream[self.blocks.len()]);
+        let last_bias = d.blocks.last_mut().map(down_bias);
+        self.norm.backward(p, &mut a.dx, &mut d.norm, last_bias, &a.norm, &a.scratch.c, &a.stream[self.blocks.len()]);
 
         let embedding_trains = d.wte.0.is_some() || d.wpe.0.is_some();
         let first = if embedding_trains { 0 } else { d.blocks.iter().position(trains).unwrap_or(self.blocks.len()) };
@@ -240,7 +241,9 @@ impl<P> Decoder<P> {
                 block.forward(p, &mut out[0], &mut a.blocks[slot], &mut a.scratch, &x[l]);
             }
             let below = l > first || embedding_trains;
-            block.backward(p, &mut a.dx, &mut d.blocks[l], &a.blocks[slot], &mut a.scratch, &a.stream[l], below);
+            let (lower, upper) = d.blocks.split_at_mut(l);
+            let below_bias = lower.last_mut().map(down_bias);
+            block.backward(p, &mut a.dx, &mut upper[0], &a.blocks[slot], &mut a.scratch, &a.stream[l], below, below_bias);
         }
         if embedding_trains {
             p.be.embed_backward(d.wte.0.as_mut(), d.wpe.0.as_mut(), &a.dx, &batch.tokens, &batch.positions, n, c);
@@ -251,6 +254,11 @@ impl<P> Decoder<P> {
     pub fn logits<B: Backend<Buf = P>>(&self, p: &Pass<B>, logits: &mut P, a: &Activations<B>, rows: &B::Ids, count: usize) {
         p.be.logits(logits, &a.norm.y, rows, count, &self.wte.0, self.n_embd, self.n_vocab);
     }
+}
+
+/// The bias of the product that wrote a block's output.
+fn down_bias<A>(d: &mut Block<A>) -> &mut A {
+    &mut d.mlp.down.b.0
 }
 
 /// Whether any parameter of a block trains.

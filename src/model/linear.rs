@@ -37,6 +37,16 @@ tree!(
     }
 );
 
+/// Where the gradient of a bias is summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// With the weight's, from `dy`.
+    Here,
+    /// It was: a product that writes into the residual stream has the stream's gradient as its `dy`, and the norm whose
+    /// backward made that took its column sums along ([`Norm::backward`](super::norm::Norm::backward)).
+    Taken,
+}
+
 /// What a product's backward needs beside its input: `drop(x) a^T (N, R)`.
 pub struct LinearSaved<B: Backend> {
     low: Option<B::Buf>,
@@ -115,6 +125,7 @@ impl<P> Linear<P> {
         p: &Pass<B>,
         mut dx: Option<&mut P>,
         d: &mut Linear<Grad<B>>,
+        bias: Bias,
         s: &LinearSaved<B>,
         t: &mut LowScratch<B>,
         dy: &P,
@@ -123,7 +134,7 @@ impl<P> Linear<P> {
         if let Some(dx) = dx.as_deref_mut() {
             p.be.linear_dx(dx, dy, &self.w.0, p.n(), self.inp, self.out);
         }
-        self.backward_weights(p, dx, d, s, t, dy, x);
+        self.backward_weights(p, dx, d, bias, s, t, dy, x);
     }
 
     /// [`backward`](Self::backward) on to what stands before a GELU: `dpre (N, I) = dx gelu'(pre)`.
@@ -132,6 +143,7 @@ impl<P> Linear<P> {
         p: &Pass<B>,
         dpre: &mut P,
         d: &mut Linear<Grad<B>>,
+        bias: Bias,
         s: &LinearSaved<B>,
         t: &mut LowScratch<B>,
         dy: &P,
@@ -139,11 +151,11 @@ impl<P> Linear<P> {
         pre: &P,
     ) {
         if self.lora.is_some() {
-            self.backward(p, Some(dpre), d, s, t, dy, x);
+            self.backward(p, Some(dpre), d, bias, s, t, dy, x);
             p.be.gelu_backward(dpre, pre, p.n() * self.inp);
         } else {
             p.be.linear_dx_gelu(dpre, dy, &self.w.0, pre, p.n(), self.inp, self.out);
-            self.backward_weights(p, None, d, s, t, dy, x);
+            self.backward_weights(p, None, d, bias, s, t, dy, x);
         }
     }
 
@@ -152,14 +164,16 @@ impl<P> Linear<P> {
         p: &Pass<B>,
         dx: Option<&mut P>,
         d: &mut Linear<Grad<B>>,
+        bias: Bias,
         s: &LinearSaved<B>,
         t: &mut LowScratch<B>,
         dy: &P,
         x: &P,
     ) {
         let n = p.n();
-        if d.w.0.is_some() || d.b.0.is_some() {
-            p.be.linear_dw(d.w.0.as_mut(), d.b.0.as_mut(), 1.0, dy, x, n, self.inp, self.out);
+        let db = d.b.0.as_mut().filter(|_| bias == Bias::Here);
+        if d.w.0.is_some() || db.is_some() {
+            p.be.linear_dw(d.w.0.as_mut(), db, 1.0, dy, x, n, self.inp, self.out);
         }
         let (Some(l), Some(d), Some(low)) = (&self.lora, &mut d.lora, &s.low) else { return };
         let LowScratch { dlow, wide: [first, second] } = t;

@@ -35,8 +35,19 @@ impl<P> Norm<P> {
         p.be.norm(&mut s.y, &mut s.stats, x, &self.w.0, &self.b.0, p.n(), self.c);
     }
 
-    /// Adds to `dx`, the gradient of the residual stream.
-    pub fn backward<B: Backend<Buf = P>>(&self, p: &Pass<B>, dx: &mut P, d: &mut Norm<Grad<B>>, s: &NormSaved<B>, dy: &P, x: &P) {
-        p.be.norm_backward(dx, d.w.0.as_mut(), d.b.0.as_mut(), dy, x, &self.w.0, &s.stats, p.n(), self.c);
+    /// Adds to `dx`, the gradient of the residual stream, and the column sums of what it then is to `below`: the gradient of the
+    /// bias of the linear layer that wrote `x`, where that bias trains.
+    pub fn backward<B: Backend<Buf = P>>(
+        &self,
+        p: &Pass<B>,
+        dx: &mut P,
+        d: &mut Norm<Grad<B>>,
+        below: Option<&mut Grad<B>>,
+        s: &NormSaved<B>,
+        dy: &P,
+        x: &P,
+    ) {
+        let sums = below.and_then(Option::as_mut);
+        p.be.norm_backward(dx, d.w.0.as_mut(), d.b.0.as_mut(), sums, dy, x, &self.w.0, &s.stats, p.n(), self.c);
     }
 }

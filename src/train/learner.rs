@@ -112,7 +112,7 @@ impl<B: Backend> Learner<B> {
             (B::MASTERS && !trains(s)).then(|| values.clone())
         });
         let acts = Activations::new(&be, &weights, rows, recompute)?;
-        let targets = Targets { count: 0, rows: be.alloc_ids(rows)?, ids: be.alloc_ids(rows)?, weights: be.alloc_acc(rows)? };
+        let targets = Targets::<B> { count: 0, rows: be.alloc_ids(rows)?, ids: be.alloc_ids(rows)?, weights: be.alloc_acc(rows)? };
         let batch =
             DeviceBatch { b: 0, t: 0, tokens: be.alloc_ids(rows)?, positions: be.alloc_ids(rows)?, starts: be.alloc_ids(rows)?, targets };
         static LEARNERS: AtomicU64 = AtomicU64::new(0);
@@ -394,6 +394,25 @@ mod tests {
                 assert!((plain.evaluate(&[batch()]).unwrap() - last).abs() < 1e-5);
                 let (a, b) = (plain.logits(&batch()).unwrap(), learner.logits(&batch()).unwrap());
                 assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4));
+            }
+        }
+    }
+
+    /// Where little trains the walk takes other ways, and biases' gradients are taken along by norms above them.
+    #[test]
+    fn a_gradient_does_not_hang_on_what_else_trains() {
+        let gradients = |trains: &dyn Fn(&Spec) -> bool| {
+            let spec = Decoder::spec(&config(), None);
+            let host = init::initial(&spec, 1);
+            let mut learner = Learner::new(Reference, spec, &host, trains, 12, false).unwrap();
+            learner.step(&[batch(), batch()], 1, 1e-2, &Adam::default(), 3).unwrap();
+            learner.grads().leaves().into_iter().cloned().collect::<Vec<_>>()
+        };
+        let names: Vec<String> = Decoder::spec(&config(), None).leaves().iter().map(|s| s.name.clone()).collect();
+        let all = gradients(&|_| true);
+        for (name, whole) in names.iter().zip(&all) {
+            for (other, alone) in names.iter().zip(gradients(&|s| s.name == *name)) {
+                assert_eq!(alone.as_ref(), (name == other).then_some(whole.as_ref().unwrap()), "{name} alone: {other}");
             }
         }
     }

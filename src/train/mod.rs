@@ -1,5 +1,6 @@
 //! Training: one step, a whole run, what is kept of it.
 
+pub mod bench;
 pub mod check;
 pub mod checkpoint;
 pub mod config;

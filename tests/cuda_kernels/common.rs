@@ -10,7 +10,8 @@ use tinyllm::rng::Rng;
 /// Bounds on the relative norm of a whole output.
 #[derive(Clone, Copy, Debug)]
 pub struct Bars {
-    /// Of outputs in the storage type: bf16 keeps 8 bits, so that one rounding is off by 2^-9 = 2e-3 at most and 1.1e-3 in the mean.
+    /// Of outputs in the storage type: bf16 keeps 8 bits, so that one rounding is off by up to 2^-8 = 4e-3 of the number, and by 1.6e-3
+    /// in the root of the mean square.
     pub buf: f64,
     /// Of f32 outputs that come from stored inputs without rounding between.
     pub acc: f64,

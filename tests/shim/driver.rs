@@ -31,12 +31,19 @@ impl Default for Options {
     }
 }
 
-/// A backend on the stand-in; `None`, said on standard error, where there is no g++.
-pub fn cuda(options: Options) -> Option<Cuda> {
+/// Whether there is a g++ to compile the kernels with; if not, says on standard error that the test is skipped.
+pub fn compiler_is_there() -> bool {
     static COMPILER: OnceLock<bool> = OnceLock::new();
     let found = *COMPILER.get_or_init(|| Command::new("g++").arg("--version").output().is_ok_and(|o| o.status.success()));
     if !found {
         eprintln!("skipped: there is no g++ here to compile the CUDA kernels for the processor");
+    }
+    found
+}
+
+/// A backend on the stand-in; `None`, said on standard error, where there is no g++.
+pub fn cuda(options: Options) -> Option<Cuda> {
+    if !compiler_is_there() {
         return None;
     }
     let info = DeviceInfo { name: "shim".into(), arch: options.arch, multiprocessors: 4, shared: 227 << 10, memory: 1 << 40, l2: 50 << 20 };
@@ -51,11 +58,13 @@ struct Shim {
     late: RefCell<Vec<Vec<f32>>>,
 }
 
+/// Launchers by file, size and precision.
+type Launchers = HashMap<(String, u32, Precision), Launcher>;
 type Launcher = unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, c_int, *mut *mut c_void) -> c_int;
 
 /// The launcher of a kernel file, compiled once a process; kernels share state, so that one runs at a time.
 fn launcher(file: &str, size: u32, precision: Precision) -> Launcher {
-    static LOADED: Mutex<Option<HashMap<(String, u32, Precision), Launcher>>> = Mutex::new(None);
+    static LOADED: Mutex<Option<Launchers>> = Mutex::new(None);
     let mut loaded = LOADED.lock().unwrap_or_else(|e| e.into_inner());
     *loaded.get_or_insert_default().entry((file.into(), size, precision)).or_insert_with(|| compile(file, size, precision))
 }
@@ -132,20 +141,24 @@ fn load(so: &Path) -> Launcher {
 /// One kernel at a time: the shim's fibers and shared memory are one for the process.
 static RUNNING: Mutex<()> = Mutex::new(());
 
-/// SAFETY of all below: pointers are places in memory that `allocate` gave out, and the backend keeps within its buffers (what
-/// lies behind them is guarded: see `release`).
+/// All below rests on this: pointers are places in memory that `allocate` gave out and `release` did not take back, aligned to more
+/// than any element, and the backend keeps within its buffers (what lies behind them is guarded: see `release`).
 impl Shim {
     fn number(&self, ptr: Ptr, at: usize, wide: bool) -> f32 {
         if wide || self.options.precision == Precision::F32 {
+            // SAFETY: element `at` is within the buffer of f32 at `ptr`.
             unsafe { *(ptr as *const f32).add(at) }
         } else {
+            // SAFETY: element `at` is within the buffer of bf16 at `ptr`.
             half::bf16::from_bits(unsafe { *(ptr as *const u16).add(at) }).to_f32()
         }
     }
     fn set(&self, ptr: Ptr, at: usize, wide: bool, x: f32) {
         if wide || self.options.precision == Precision::F32 {
+            // SAFETY: element `at` is within the buffer of f32 at `ptr`, and nobody holds a reference into it.
             unsafe { *(ptr as *mut f32).add(at) = x }
         } else {
+            // SAFETY: element `at` is within the buffer of bf16 at `ptr`, and nobody holds a reference into it.
             unsafe { *(ptr as *mut u16).add(at) = half::bf16::from_f32(x).to_bits() }
         }
     }
@@ -170,7 +183,9 @@ impl Driver for Shim {
         let layout = std::alloc::Layout::from_size_align(bytes + GUARD, 1024).unwrap();
         // SAFETY: the layout is not empty.
         let ptr = unsafe { std::alloc::alloc(layout) };
+        assert!(!ptr.is_null(), "no memory for {bytes} bytes");
         // NaN in every type: what nobody wrote shows.
+        // SAFETY: so many bytes were just allocated.
         unsafe { std::ptr::write_bytes(ptr, 0xFF, bytes + GUARD) };
         self.memory.borrow_mut().insert(ptr as Ptr, (layout, bytes as Ptr));
         let (now, most) = self.allocated.get();
@@ -179,10 +194,12 @@ impl Driver for Shim {
     }
     fn release(&self, ptr: Ptr) {
         let (layout, bytes) = self.memory.borrow_mut().remove(&ptr).expect("memory that was allocated");
+        // SAFETY: `allocate` gave out and wrote `GUARD` bytes behind the buffer's own.
         let guard = unsafe { std::slice::from_raw_parts((ptr + bytes) as *const u8, GUARD) };
         if !std::thread::panicking() {
             assert!(guard.iter().all(|&b| b == 0xFF), "a kernel wrote behind the end of a buffer of {bytes} bytes");
         }
+        // SAFETY: `ptr` was allocated with this layout and is no longer in `memory`, so that this happens once.
         unsafe { std::alloc::dealloc(ptr as *mut u8, layout) };
         let (now, most) = self.allocated.get();
         self.allocated.set((now - bytes as usize, most));
@@ -191,17 +208,21 @@ impl Driver for Shim {
         self.allocated.get()
     }
     fn write(&self, dst: Ptr, src: &[u8]) -> Result<(), BackendError> {
+        // SAFETY: `dst` has room for `src`, which is the caller's own memory and not the device's.
         unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst as *mut u8, src.len()) };
         Ok(())
     }
     fn read(&self, dst: &mut [u8], src: Ptr) -> Result<(), BackendError> {
+        // SAFETY: `src` has as many bytes as `dst`, which is the caller's own memory and not the device's.
         unsafe { std::ptr::copy_nonoverlapping(src as *const u8, dst.as_mut_ptr(), dst.len()) };
         Ok(())
     }
     fn zero(&self, dst: Ptr, bytes: usize) {
+        // SAFETY: the buffer at `dst` has so many bytes.
         unsafe { std::ptr::write_bytes(dst as *mut u8, 0, bytes) };
     }
     fn copy(&self, dst: Ptr, src: Ptr, bytes: usize) {
+        // SAFETY: both have so many bytes, and are different buffers.
         unsafe { std::ptr::copy_nonoverlapping(src as *const u8, dst as *mut u8, bytes) };
     }
     fn launch(&self, kernel: Kernel, shape: Shape, args: &[Arg]) {
@@ -282,12 +303,12 @@ impl Driver for Shim {
 }
 
 fn gelu_inner(x: f32) -> f32 {
-    0.797_884_56 * (x + 0.044_715 * x * x * x)
+    0.797_884_6 * (x + 0.044_715 * x * x * x)
 }
 fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + gelu_inner(x).tanh())
 }
 fn gelu_slope(x: f32) -> f32 {
     let t = gelu_inner(x).tanh();
-    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * 0.797_884_56 * (1.0 + 3.0 * 0.044_715 * x * x)
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * 0.797_884_6 * (1.0 + 3.0 * 0.044_715 * x * x)
 }

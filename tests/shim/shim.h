@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -67,6 +69,7 @@ inline void (*entry)(void*);
 inline void* entry_argument;
 inline uint64_t slots[32][32][4];  // [warp][lane]: what collectives exchange
 inline const char* kernel_name;
+inline unsigned long progress;  // counts what changed for those that poll
 inline void (*block_begins[4])();  // what the stand-ins for kernels/*.cuh forget between blocks
 
 [[noreturn]] inline void fail(const char* what) {
@@ -99,6 +102,7 @@ inline void run_block() {
     unsigned live = n;
     for (unsigned idle = 0;;) {
         bool ran = false;
+        const unsigned long before = progress;
         for (unsigned k = 0; k < n; k++) {
             const unsigned i = order == 1 ? n - 1 - k : order == 2 ? (k * 613u + 7) % n : k;
             if (f[i].wait != RUN && f[i].wait != POLL) continue;
@@ -110,6 +114,7 @@ inline void run_block() {
             // A poll that succeeded went on to another wait.
             if (f[i].wait != POLL) ran = true;
         }
+        if (progress != before) ran = true;
         if (live == 0) return;
         bool opened = false;
         for (unsigned w = 0; w < warps; w++) {

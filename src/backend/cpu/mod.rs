@@ -6,11 +6,12 @@
 mod classify;
 mod embed;
 
-use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets};
+use super::{AdamLeaf, Backend, BackendError, Control, Heads, NORM_EPS, Targets, Widths};
 use crate::rng;
 use crate::simd::elements::{Axpy, Copied, Gelu, GeluBackward};
 use crate::simd::gemm::{Finish, Mat, Start, gemm};
 use crate::simd::{Isa, IsaError, adamw, attention, dropout, elements, norm};
+use std::time::Instant;
 
 pub use classify::Head;
 
@@ -70,6 +71,7 @@ impl Backend for Cpu {
     type Ctl = Control;
     type Head = Head;
     type Late = Vec<f64>;
+    type Mark = Instant;
 
     const NAME: &'static str = "cpu";
 
@@ -127,6 +129,18 @@ impl Backend for Cpu {
     fn sync(&self) -> Result<(), BackendError> {
         Ok(())
     }
+    fn mark(&self) -> Result<Instant, BackendError> {
+        Ok(Instant::now())
+    }
+    fn between(&self, from: &Instant, to: &Instant) -> Result<f64, BackendError> {
+        Ok((*to - *from).as_secs_f64() * 1e3)
+    }
+    fn widths(&self) -> Widths {
+        Widths { buf: 4, acc: 4 }
+    }
+    fn acc_len(&self, acc: &Vec<f32>) -> usize {
+        acc.len()
+    }
 
     fn zero_acc(&self, dst: &mut Vec<f32>) {
         elements::zero(dst);
@@ -179,6 +193,7 @@ impl Backend for Cpu {
         dx: &mut Vec<f32>,
         dw: Option<&mut Vec<f32>>,
         db: Option<&mut Vec<f32>>,
+        sums: Option<&mut Vec<f32>>,
         dy: &Vec<f32>,
         x: &Vec<f32>,
         w: &Vec<f32>,
@@ -186,8 +201,8 @@ impl Backend for Cpu {
         n: usize,
         c: usize,
     ) {
-        let (dw, db) = (dw.map(|d| &mut d[..c]), db.map(|d| &mut d[..c]));
-        norm::backward(self.isa, &mut dx[..n * c], dw, db, &dy[..n * c], &x[..n * c], &w[..c], &stats[..2 * n]);
+        let along = [dw, db, sums].map(|sums| sums.map(|sums| &mut sums[..c]));
+        norm::backward(self.isa, &mut dx[..n * c], along, &dy[..n * c], &x[..n * c], &w[..c], &stats[..2 * n]);
     }
 
     fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, w: &Vec<f32>, b: Option<&Vec<f32>>, n: usize, i: usize, o: usize) {

@@ -114,6 +114,8 @@ pub enum Arg {
     F32(f32),
     /// A matrix for the tensor copy engine.
     Map(TensorMap),
+    /// A struct by value: where it lies in the host's memory, until the launch returns.
+    Struct(*const u8),
 }
 
 impl From<u64> for Arg {
@@ -143,6 +145,12 @@ impl From<TensorMap> for Arg {
 }
 
 impl Arg {
+    /// A `#[repr(C)]` struct that the kernel takes by value; it stays where it is until the launch returns. At most 4 KB with
+    /// all other arguments.
+    #[must_use]
+    pub const fn by_value<T: Copy>(x: &T) -> Self {
+        Self::Struct(std::ptr::from_ref(x).cast())
+    }
     /// Where the value lies: what `cuLaunchKernel` wants of each argument.
     #[must_use]
     pub const fn address(&self) -> *const u8 {
@@ -151,6 +159,7 @@ impl Arg {
             Self::U32(x) => std::ptr::from_ref(x).cast(),
             Self::F32(x) => std::ptr::from_ref(x).cast(),
             Self::Map(x) => std::ptr::from_ref(x).cast(),
+            Self::Struct(x) => *x,
         }
     }
 }

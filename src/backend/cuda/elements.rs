@@ -1,6 +1,6 @@
 //! Element by element: `kernels/elements.cu`.
 
-use super::driver::{Kernel, Shape};
+use super::driver::{Kernel, Ptr, Shape};
 use super::{Buf, Ctl, Cuda, args};
 
 const THREADS: u32 = 256;
@@ -21,6 +21,16 @@ impl Cuda {
 
     pub(super) fn gelu_backward_kernel(&self, d: &mut Buf, x: &Buf, n: usize) {
         self.launch(Kernel::new("elements", "gelu_backward"), self.packs(n), args![d, x, n]);
+    }
+
+    /// `y (N, O) += b (O) + residual (N, O)`; `residual` may be `NULL`.
+    pub(super) fn bias_add_kernel(&self, y: Ptr, residual: Ptr, b: Ptr, n: usize, o: usize) {
+        self.launch(Kernel::new("elements", "bias_add"), self.packs(n * o), args![y, residual, b, n, o]);
+    }
+
+    /// `pre (N, O) += b (O)`, `y = gelu(pre)`; `b` may be `NULL`.
+    pub(super) fn bias_gelu_kernel(&self, y: Ptr, pre: Ptr, b: Ptr, n: usize, o: usize) {
+        self.launch(Kernel::new("elements", "bias_gelu"), self.packs(n * o), args![y, pre, b, n, o]);
     }
 
     pub(super) fn dropout_kernel(&self, y: &mut Buf, x: &Buf, p: f32, site: u64, ctl: &Ctl, n: usize) {

@@ -7,6 +7,7 @@
 //! Each file here launches the kernels of one file in `kernels/`.
 
 mod attention;
+mod attention_sm90;
 mod classify;
 pub mod driver;
 mod elements;
@@ -14,12 +15,12 @@ mod embed;
 mod norm;
 pub mod nvidia;
 mod optimizer;
-mod products;
+pub mod products;
 pub mod sources;
 
 pub use classify::Head;
 
-use super::{AdamLeaf, Backend, BackendError, Control, Heads, Rounding, Targets};
+use super::{AdamLeaf, Backend, BackendError, Control, Heads, Rounding, Targets, Widths};
 use bytemuck::{Pod, Zeroable};
 use driver::{Arg, DeviceInfo, Driver, Kernel, NULL, Precision, Ptr, Shape};
 use half::bf16;
@@ -119,6 +120,8 @@ struct DeviceControl {
     clip: f32,
     correct1: f32,
     correct2: f32,
+    gain1: f32,
+    gain2: f32,
     dropout_key: u64,
     rounding_key: u64,
 }
@@ -128,7 +131,7 @@ struct DeviceControl {
 pub struct Cuda {
     driver: Rc<dyn Driver>,
     scratch: Rc<RefCell<Scratch>>,
-    optimizer: Rc<optimizer::Tables>,
+    refused: Rc<products::Refused>,
     rounding: Rounding,
 }
 
@@ -144,7 +147,7 @@ impl Cuda {
     /// On a driver.
     #[must_use]
     pub fn new(driver: Rc<dyn Driver>) -> Self {
-        Self { driver, scratch: Rc::default(), optimizer: Rc::default(), rounding: Rounding::default() }
+        Self { driver, scratch: Rc::default(), refused: Rc::default(), rounding: Rounding::default() }
     }
 
     /// The same, making bf16 weights from their masters this way.
@@ -229,6 +232,7 @@ impl Backend for Cuda {
     type Ctl = Ctl;
     type Head = Head;
     type Late = Vec<driver::Ticket>;
+    type Mark = driver::Mark;
 
     const NAME: &'static str = "cuda";
     const MASTERS: bool = true;
@@ -299,6 +303,8 @@ impl Backend for Cuda {
             clip: src.clip as f32,
             correct1: correct(src.beta1),
             correct2: correct(src.beta2),
+            gain1: (1.0 - src.beta1) as f32,
+            gain2: (1.0 - src.beta2) as f32,
             dropout_key: src.dropout_key,
             rounding_key: src.rounding_key,
         };
@@ -328,6 +334,22 @@ impl Backend for Cuda {
     }
     fn region(&self, key: u64, work: &mut dyn FnMut()) {
         self.driver.region(key, work);
+    }
+
+    fn mark(&self) -> Result<driver::Mark, BackendError> {
+        self.driver.mark()
+    }
+    fn between(&self, from: &driver::Mark, to: &driver::Mark) -> Result<f64, BackendError> {
+        self.driver.between(from, to)
+    }
+    fn widths(&self) -> Widths {
+        Widths { buf: self.precision().bytes(), acc: 4 }
+    }
+    fn acc_len(&self, acc: &Acc) -> usize {
+        acc.len
+    }
+    fn peak_bytes(&self) -> Option<usize> {
+        Some(self.driver.allocated().1)
     }
 
     fn zero_acc(&self, dst: &mut Acc) {
@@ -367,6 +389,7 @@ impl Backend for Cuda {
         dx: &mut Buf,
         dw: Option<&mut Acc>,
         db: Option<&mut Acc>,
+        sums: Option<&mut Acc>,
         dy: &Buf,
         x: &Buf,
         w: &Buf,
@@ -374,7 +397,7 @@ impl Backend for Cuda {
         n: usize,
         c: usize,
     ) {
-        self.norm_backward_kernels(dx, dw, db, dy, x, w, stats, n, c);
+        self.norm_backward_kernels(dx, [dw, db, sums], dy, x, w, stats, n, c);
     }
 
     fn linear(&self, y: &mut Buf, x: &Buf, w: &Buf, b: Option<&Buf>, n: usize, i: usize, o: usize) {

@@ -1,5 +1,7 @@
 //! The command line: what can be typed, with examples that work as pasted.
 
+#[cfg(not(target_arch = "aarch64"))]
+use crate::kernels;
 use crate::{bench, check, eval, export, finetune, prepare, pretrain, quickstart, ranges};
 use clap::{Parser, Subcommand};
 
@@ -28,6 +30,8 @@ enum Command {
     Export(export::Args),
     Bench(bench::Args),
     Check(check::Args),
+    #[cfg(not(target_arch = "aarch64"))]
+    Kernels(kernels::Args),
 }
 
 /// The user stopped a run and its state was saved: no error, but not finished either.
@@ -61,6 +65,8 @@ impl Command {
             Self::Export(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Check(args) => args.run(),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Kernels(args) => args.run(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tinyllm::backend::Backend;
 use tinyllm::backend::cpu::Cpu;
 #[cfg(not(target_arch = "aarch64"))]
-use tinyllm::backend::cuda::{Cuda, driver::Precision, nvidia};
+use tinyllm::backend::cuda::{Cuda, driver::Precision, nvidia, sources};
 use tinyllm::backend::reference::Reference;
 use tinyllm::model::Config;
 use tinyllm::train::check::{self, Bars, Checked, Line, Sizes};
@@ -74,7 +74,8 @@ impl Args {
             Found::Cpu => self.check(&device, &[Checked { precision: "f32", be: cpu, bars: Bars::F32 }], &Reference, &sizes),
             #[cfg(not(target_arch = "aarch64"))]
             Found::Cuda(_) => {
-                let open = |precision| nvidia::open(precision).map(Cuda::new);
+                // Kernels are compiled as they are met: of sizes that no model has, too.
+                let open = |precision| nvidia::open(precision, &[]).map(Cuda::new);
                 let devices = [
                     Checked { precision: "f32", be: open(Precision::F32)?, bars: Bars::F32 },
                     Checked { precision: "bf16", be: open(Precision::Bf16)?, bars: Bars::BF16 },

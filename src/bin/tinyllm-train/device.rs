@@ -1,14 +1,14 @@
 //! Which device to train on, and what fits on it.
 
 use crate::ranges;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tinyllm::backend;
 #[cfg(not(target_arch = "aarch64"))]
 use tinyllm::backend::cuda::{
     Cuda,
     driver::{DeviceInfo, Precision},
-    nvidia,
+    nvidia, sources,
 };
 use tinyllm::model::Config;
 use tinyllm::train::config::{self, Batch, RunConfig};
@@ -52,11 +52,11 @@ pub enum Found {
 }
 
 impl Device {
-    /// The device, if it is there and can train this model; `auto` tells of a GPU that it takes or cannot use.
+    /// The device, if it is there; `auto` tells of a GPU that it takes or cannot use.
     pub fn find(self, model: &Config) -> Result<Found> {
         let gpu = || {
             let found = gpu()?;
-            suits(model)?;
+            say_if_slow(model);
             Ok::<_, anyhow::Error>(found)
         };
         match self {
@@ -122,8 +122,13 @@ impl Found {
         }
     }
 
-    /// Refuses a micro-batch that the device has no memory for.
+    /// Refuses a run that the device has no memory for.
     pub fn check_memory(&self, config: &RunConfig) -> Result<()> {
+        self.check_batch(&config.model, config.trained(), &config.batch)
+    }
+
+    /// Refuses a micro-batch that the device has no memory for, of a model of which `trained` parameters train.
+    pub fn check_batch(&self, model: &Config, trained: usize, batch: &Batch) -> Result<()> {
         let (asked, free) = match self {
             Self::Cpu => {
                 // Without memory the system would end the program without a word.
@@ -131,16 +136,16 @@ impl Found {
                 let available =
                     meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
                 let Some(available) = available else { return Ok(()) };
-                (config::activation_bytes(&config.model, &config.batch), available << 10)
+                (config::activation_bytes(model, batch), available << 10)
             }
             #[cfg(not(target_arch = "aarch64"))]
-            Self::Cuda(gpu) => (config::cuda_bytes(&config.model, config.trained(), &config.batch), gpu.free),
+            Self::Cuda(gpu) => (config::cuda_bytes(model, trained, batch), gpu.free),
         };
         ranges::ensure(asked <= free, || {
             format!(
                 "--micro-batch {} x {} tokens: it takes about {:.1} GB and {} has {:.1} GB free; take a smaller one (and more accumulation), or --recompute",
-                config.batch.micro_batch,
-                config.batch.ctx,
+                batch.micro_batch,
+                batch.ctx,
                 gigabytes(asked),
                 self.told(),
                 gigabytes(free)
@@ -150,14 +155,15 @@ impl Found {
     }
 }
 
-/// Refuses a model that the GPU's kernels are not made for.
-fn suits(model: &Config) -> Result<()> {
-    let (d, f) = (model.head_dim(), model.ff());
-    ensure!(
-        d.is_multiple_of(16) && d <= 128 && f.is_multiple_of(8),
-        "its kernels take heads of 16, 32, ... 128 channels and an n_ff that is a multiple of 8, and this model has heads of {d} and an n_ff of {f}; --device cpu trains it"
-    );
-    Ok(())
+/// Kernels take every size, but move 16 bytes at a time where rows allow it.
+fn say_if_slow(model: &Config) {
+    let (c, f) = (model.n_embd, model.ff());
+    if !(c.is_multiple_of(8) && f.is_multiple_of(8) && model.head_dim().is_multiple_of(16)) {
+        eprintln!(
+            "device: a GPU is far faster where n_embd and n_ff are multiples of 8 and heads have a multiple of 16 channels; these are {c}, {f} and {}",
+            model.head_dim()
+        );
+    }
 }
 
 fn gigabytes(bytes: usize) -> f64 {
@@ -187,9 +193,11 @@ impl Gpu {
         self.free / 20 * 19
     }
 
-    /// Ready to train.
-    pub fn open(&self, config: &RunConfig) -> Result<Cuda> {
-        Ok(Cuda::new(nvidia::open(Precision::Bf16)?).with_rounding(config.rounding))
+    /// Ready to train such a model, the kernels compiled.
+    pub fn open(&self, model: &Config, rounding: backend::Rounding) -> Result<Cuda> {
+        let units = sources::needed(self.info.arch, Precision::Bf16, model.head_dim());
+        let driver = nvidia::open(Precision::Bf16, &units).context("the GPU cannot be used; --device cpu trains without it")?;
+        Ok(Cuda::new(driver).with_rounding(rounding))
     }
 }
 

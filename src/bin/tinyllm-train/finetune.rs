@@ -20,6 +20,7 @@ use tinyllm::train::rundir::RunDir;
   tinyllm-train finetune --base runs/base --data data --out runs/task
   tinyllm-train finetune --base runs/base --data data --out runs/task --lora-rank 64 --lora-alpha 128 --steps 200
   tinyllm-train finetune --base runs/base --data data --out runs/task --full --lr 1e-4 --augment
+  tinyllm-train finetune --base runs/base --data data --out runs/task --device cuda
   tinyllm-train finetune --resume --out runs/task"
 )]
 pub struct Args {
@@ -37,7 +38,7 @@ pub struct Args {
         "accumulate", "micro_batch", "ctx", "lr", "warmup", "end_fraction", "weight_decay", "prompt_loss_weight", "augment", "seed",
         "eval_every", "recompute"])]
     resume: bool,
-    /// Device to train on; a run that is resumed goes on where it was, or where this says.
+    /// Device to train on (auto: an NVIDIA GPU where one answers, and it says so); a run that is resumed goes on where it was, or where this says.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     device: Device,
     /// How a GPU rounds weights to bf16: up or down by chance (keyed by the seed), or to the nearest.

@@ -104,7 +104,7 @@ impl Job<'_> {
         match device {
             Found::Cpu => train(Cpu::from_env()?, self, feed),
             #[cfg(not(target_arch = "aarch64"))]
-            Found::Cuda(found) => train(found.open(self.config)?, self, feed),
+            Found::Cuda(found) => train(found.open(&self.config.model, self.config.rounding)?, self, feed),
         }
     }
 }

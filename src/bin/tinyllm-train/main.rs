@@ -7,6 +7,8 @@ mod device;
 mod eval;
 mod export;
 mod finetune;
+#[cfg(not(target_arch = "aarch64"))]
+mod kernels;
 mod launch;
 mod prepare;
 mod pretrain;

@@ -17,6 +17,7 @@ use tinyllm::train::run::Plan;
     after_help = "Examples:
   tinyllm-train pretrain --data data --model nano --out runs/base
   tinyllm-train pretrain --data data --model 30m --steps 2000 --lr 1e-3 --out runs/base
+  tinyllm-train pretrain --data data --model 124m --device cuda --out runs/base
   tinyllm-train pretrain --resume --out runs/base          go on after Ctrl-C, a crash or a power cut"
 )]
 pub struct Args {
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["data", "model", "rounding", "steps", "tokens", "batch_tokens", "micro_batch", "ctx", "lr", "warmup",
         "end_fraction", "weight_decay", "clip", "seed", "eval_every", "save_every", "within_documents", "recompute"])]
     resume: bool,
-    /// Device to train on; a run that is resumed goes on where it was, or where this says.
+    /// Device to train on (auto: an NVIDIA GPU where one answers, and it says so); a run that is resumed goes on where it was, or where this says.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     device: Device,
     /// How a GPU rounds weights to bf16: up or down by chance (keyed by the seed), or to the nearest.

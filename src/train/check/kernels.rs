@@ -156,13 +156,18 @@ fn norm<B: Backend>(lab: &mut Lab<B>, n: usize, c: usize) -> Result<(), BackendE
     lab.keep_acc("norm's statistics", &stats, 2 * n, Kind::Sum)?;
     let dy = lab.normal(4, n * c, 1.0)?;
     let (mut dx, mut dw, mut db) = (lab.normal(5, n * c, 1.0)?, lab.acc(&normal(6, c, 1.0))?, lab.acc(&normal(7, c, 1.0))?);
-    be.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), &dy, &x, &w, &stats, n, c);
+    let mut sums = lab.acc(&normal(8, c, 1.0))?;
+    be.norm_backward(&mut dx, Some(&mut dw), Some(&mut db), Some(&mut sums), &dy, &x, &w, &stats, n, c);
     lab.keep("norm_backward dx", &dx, n * c, Kind::Stored)?;
     lab.keep_acc("norm_backward dw", &dw, c, Kind::Sum)?;
     lab.keep_acc("norm_backward db", &db, c, Kind::Sum)?;
+    lab.keep_acc("norm_backward sums", &sums, c, Kind::Stored)?;
     let mut dx = lab.normal(5, n * c, 1.0)?;
-    be.norm_backward(&mut dx, None, None, &dy, &x, &w, &stats, n, c);
-    lab.keep("norm_backward, dx alone", &dx, n * c, Kind::Stored)
+    be.norm_backward(&mut dx, None, None, None, &dy, &x, &w, &stats, n, c);
+    lab.keep("norm_backward, dx alone", &dx, n * c, Kind::Stored)?;
+    let mut dx = lab.normal(5, n * c, 1.0)?;
+    be.norm_backward(&mut dx, None, None, Some(&mut sums), &dy, &x, &w, &stats, n, c);
+    lab.keep_acc("norm_backward, sums alone", &sums, c, Kind::Stored)
 }
 
 fn forward<B: Backend>(lab: &mut Lab<B>, n: usize, i: usize, o: usize) -> Result<(), BackendError> {

@@ -1,7 +1,7 @@
 //! Where a case is run: inputs that are the same on every device, outputs that begin as NaN, and how far two devices' outputs are apart.
 
 use super::Bars;
-use crate::backend::{Backend, BackendError, Control, NO_ROW, Targets};
+use crate::backend::{Backend, BackendError, Control, NO_ROW, TargetRows, Targets};
 use crate::rng::{self, Rng};
 use half::bf16;
 use rayon::prelude::*;
@@ -171,7 +171,12 @@ impl<'a, B: Backend> Lab<'a, B> {
         };
         let mut weights = vec![weight; rows.len()];
         weights.resize(count, 0.0);
-        Ok(Targets { count, rows: self.ids(&filled(rows, NO_ROW))?, ids: self.ids(&filled(ids, 0))?, weights: self.whole_acc(&weights)? })
+        Ok(Targets::<B> {
+            count,
+            rows: self.ids(&filled(rows, NO_ROW))?,
+            ids: self.ids(&filled(ids, 0))?,
+            weights: self.whole_acc(&weights)?,
+        })
     }
 
     /// Reads back a guarded output.

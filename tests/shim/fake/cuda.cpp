@@ -153,6 +153,11 @@ int cuStreamQuery(void*) { return failed; }
 int cuStreamWaitEvent(void*, void*, unsigned) { return failed; }
 int cuStreamBeginCapture_v2(void* stream, int) { of(stream).capture = new Graph; capturing = true; return failed; }
 int cuStreamEndCapture(void* stream, void** graph) { *graph = of(stream).capture; of(stream).capture = nullptr; capturing = false; return failed; }
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+    static thread_local int now = 0;
+    std::swap(now, *mode);
+    return SUCCESS;
+}
 int cuStreamIsCapturing(void* stream, int* status) { *status = of(stream).capture ? 1 : 0; return SUCCESS; }
 int cuStreamGetCaptureInfo_v2(void* stream, int* status, unsigned long long* id, void** graph, void* const**, size_t*) {
     *status = of(stream).capture ? 1 : 0;

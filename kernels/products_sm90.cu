@@ -1,2 +1,0 @@
-// Matrix products on Hopper (wgmma, TMA).
-#include "base.cuh"
