@@ -40,6 +40,8 @@ def require(*packages):
 
 
 def program(name):
-    """Path of one of our programs, built if need be."""
+    """Path of one of our programs: in the folder that BIN names, or built if need be."""
+    if os.environ.get("BIN"):
+        return Path(os.environ["BIN"]) / name
     subprocess.run(["cargo", "build", "--release", "--quiet", "--bin", name], cwd=ROOT, check=True)
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / name

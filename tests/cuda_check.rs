@@ -13,7 +13,6 @@ use tinyllm::backend::cuda::driver::Precision;
 use tinyllm::train::check::{self, Bars, Checked, Sizes};
 
 #[test]
-#[ignore = "until the kernels are merged"]
 fn the_kernels_hold_to_the_processor() {
     let device =
         |name, precision, bars| shim::cuda(Options { precision, ..Options::default() }).map(|be| Checked { precision: name, be, bars });
