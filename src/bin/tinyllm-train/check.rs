@@ -9,7 +9,7 @@ use std::time::Instant;
 use tinyllm::backend::Backend;
 use tinyllm::backend::cpu::Cpu;
 #[cfg(not(target_arch = "aarch64"))]
-use tinyllm::backend::cuda::{Cuda, driver::Precision, nvidia, sources};
+use tinyllm::backend::cuda::{Cuda, driver::Precision, nvidia};
 use tinyllm::backend::reference::Reference;
 use tinyllm::model::Config;
 use tinyllm::train::check::{self, Bars, Checked, Line, Sizes};

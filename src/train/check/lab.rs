@@ -1,7 +1,7 @@
 //! Where a case is run: inputs that are the same on every device, outputs that begin as NaN, and how far two devices' outputs are apart.
 
 use super::Bars;
-use crate::backend::{Backend, BackendError, Control, NO_ROW, TargetRows, Targets};
+use crate::backend::{Backend, BackendError, Control, NO_ROW, Targets};
 use crate::rng::{self, Rng};
 use half::bf16;
 use rayon::prelude::*;
