@@ -77,6 +77,15 @@ impl Bars {
         ..Self::F32
     };
 
+    /// 1 - cos of the angle between whole tensors, where it is asked for.
+    const fn turned(&self, kind: Kind) -> Option<f64> {
+        match kind {
+            Kind::Model => Some(self.turned),
+            Kind::Adapter => Some(4.0 * self.turned),
+            _ => None,
+        }
+    }
+
     const fn of(&self, kind: Kind) -> f64 {
         match kind {
             Kind::Stored | Kind::Masked => self.stored,
@@ -87,6 +96,7 @@ impl Bars {
             Kind::Loss => self.loss,
             Kind::Same => 0.0,
             Kind::Model => self.model,
+            Kind::Adapter => 2.0 * self.model,
             Kind::ModelLoss => self.model_loss,
             Kind::ModelNorm => self.model_norm,
             Kind::Losses => self.losses,

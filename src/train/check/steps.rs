@@ -187,7 +187,8 @@ fn gradients<B: Backend + Clone>(lab: &mut Lab<B>, s: &Sizes, model: &Model, pac
     lab.outputs.push(Output::of("loss", vec![report.loss as f32], Kind::ModelLoss));
     lab.outputs.push(Output::of("norm of the gradient", vec![report.grad_norm as f32], Kind::ModelNorm));
     for (name, values) in gradients_of(&learner)? {
-        lab.outputs.push(Output::of(format!("gradient of {name}"), narrow(&values), Kind::Model));
+        let kind = if name.contains("lora") { Kind::Adapter } else { Kind::Model };
+        lab.outputs.push(Output::of(format!("gradient of {name}"), narrow(&values), kind));
     }
     Ok(())
 }
@@ -300,8 +301,10 @@ fn overfit<B: Backend + Clone>(lab: &mut Lab<B>, s: &Sizes) -> Result<(), Backen
     for step in 1..=10 {
         losses.push(learner.step(std::slice::from_ref(&batch), step, lr, &Adam::default(), SEED)?.loss as f32);
     }
-    let rises = losses.windows(2).filter(|pair| pair[1] >= pair[0]).count();
-    lab.outputs.push(Output::of("losses", losses, Kind::Losses));
-    lab.outputs.push(Output::of("steps at which the loss rises", vec![rises as f32], Kind::Same));
+    // Single steps may rise in bf16, whose weights are rounded up or down by chance.
+    let learned = losses[9] < 0.9 * losses[0];
+    // Later ones hang on how early weights were rounded.
+    lab.outputs.push(Output::of("first losses", losses[..3].to_vec(), Kind::Losses));
+    lab.outputs.push(Output::differing("a loss that falls by a tenth", &[1], &[u64::from(learned)]));
     Ok(())
 }
