@@ -42,8 +42,9 @@ part() { # name, most seconds, command...: runs it and keeps its last line of JS
         failed=1
         return
     fi
+    limit=$((limit < left ? limit : left))
     echo "== $name: $*" | tee -a "$log"
-    timeout "$((limit < left ? limit : left))" "$@" >"$scratch/out" 2> >(tee -a "$log" >"$scratch/err") || code=$?
+    timeout "$limit" "$@" >"$scratch/out" 2> >(tee -a "$log" >"$scratch/err") || code=$?
     cat "$scratch/out" >>"$log"
     json=$(grep -a '^{.*}$' "$scratch/out" | tail -n 1)
     # What went well and printed no JSON said why: "skipped: ...".
