@@ -42,8 +42,9 @@ part() { # name, most seconds, command...: runs it and keeps its last line of JS
         failed=1
         return
     fi
+    limit=$((limit < left ? limit : left))
     echo "== $name: $*" | tee -a "$log"
-    timeout "$((limit < left ? limit : left))" "$@" >"$scratch/out" 2> >(tee -a "$log" >"$scratch/err") || code=$?
+    timeout "$limit" "$@" >"$scratch/out" 2> >(tee -a "$log" >"$scratch/err") || code=$?
     cat "$scratch/out" >>"$log"
     json=$(grep -a '^{.*}$' "$scratch/out" | tail -n 1)
     # What went well and printed no JSON said why: "skipped: ...".
@@ -61,9 +62,11 @@ part() { # name, most seconds, command...: runs it and keeps its last line of JS
 
 if [ "$device" = cuda ]; then
     models="124m 102m 82m 51m 30m" large=64 small="4 8 16 32" ctx=1024 curve="--model 124m --steps 200 --micro-batch 16 --accumulate 1"
+    peer="--model 124m --micro-batch 64"
     part "nvidia-smi" 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
 else
     models="nano" large=4 small="1 2" ctx=64 curve="--model nano --steps 20"
+    peer="--model 30m --micro-batch 1 --rounds 1 --steps 1"
 fi
 bench=("$train" bench --device "$device" --ctx "$ctx" --json)
 first=${models%% *}
@@ -71,8 +74,8 @@ part "start, empty cache" 60 "${bench[@]}" --model "$first" --micro-batch 4 --st
 part "check" 150 "$train" check --device "$device" --json
 part "start, full cache" 30 "${bench[@]}" --model "$first" --micro-batch 4 --steps 1 --no-kernels
 part "bench $first, $large" 60 "${bench[@]}" --model "$first" --micro-batch "$large"
-part "loss curve" 90 python3 "$here/loss_curve.py" --device "$device" $curve --json
-part "torch $first, $large" 120 python3 "$here/peer_torch.py" --device "$device" --model "$first" --micro-batch "$large" --ctx "$ctx" --json
+part "loss curve" 120 python3 "$here/loss_curve.py" --device "$device" $curve --json
+part "torch" 120 python3 "$here/peer_torch.py" --device "$device" $peer --ctx "$ctx" --json
 for model in $models; do
     [ "$model" = "$first" ] || part "bench $model, $large" 30 "${bench[@]}" --model "$model" --micro-batch "$large"
 done

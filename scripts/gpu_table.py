@@ -59,7 +59,7 @@ def main():
     starts = [(name, number(r.get("start_to_first_step_ms"), 1e-3, 2)) for name, r in results.items() if name.startswith("start") and r]
     rows("start to the first step's loss", ("", "s"), starts)
     peers = [
-        (f"PyTorch {r['torch']}", number(r["torch_tokens_per_s"], digits=0), number(r["tokens_per_s"], digits=0), number(r["ratio"], digits=2))
+        (f"PyTorch {r['torch']}, {r['model']}", number(r["torch_tokens_per_s"], digits=0), number(r["tokens_per_s"], digits=0), number(r["ratio"], digits=2))
         for name, r in results.items()
         if name.startswith("torch") and r
     ]
@@ -75,7 +75,7 @@ def main():
             if case["failure"]:
                 print(f"  FAILED {case['case']} ({case['precision']}, {case['sizes']}): {case['failure']}")
 
-    rows("parts", ("", "s", ""), [(p["part"], p["seconds"], verdict(p)) for p in parts])
+    rows("parts", ("", "s", ""), [(p["part"], p["seconds"], verdict(p)[:80]) for p in parts])
 
 
 def worst(cases):

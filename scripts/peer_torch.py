@@ -158,7 +158,7 @@ def main():
     torch_median, our_median = (statistics.median(side) for side in zip(*rounds))
     ratio = statistics.median(ours / theirs for theirs, ours in rounds)
     if args.json:
-        print(json.dumps(dict(torch=torch.__version__, torch_tokens_per_s=torch_median, tokens_per_s=our_median, ratio=ratio, rounds=rounds)))
+        print(json.dumps(dict(torch=torch.__version__, model=args.model, torch_tokens_per_s=torch_median, tokens_per_s=our_median, ratio=ratio, rounds=rounds)))
     else:
         print(f"median of {args.rounds}: torch {torch_median:.0f} tokens/s, ours {our_median:.0f}; median ratio {ratio:.2f}")
     sys.exit(ratio < args.at_least)
