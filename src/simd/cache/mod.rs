@@ -3,14 +3,14 @@
 //! Work is cut by heads: a task owns one head of one layer, takes in the keys and values of the new rows ([`Head::append`]) and then
 //! answers their queries ([`Head::attend`]). A head's keys and values lie together:
 //!
-//! - keys in tiles of [`KEYS`] positions, channel by channel, `(T / 64, D, 64)`: lanes are positions, and no score takes a sum across lanes;
+//! - keys in tiles of 64 positions, channel by channel, `(T / 64, D, 64)`: lanes are positions, and no score takes a sum across lanes;
 //! - values position by position, `(T, D)`, `D` up to a multiple of 16: lanes are channels;
 //! - of 8-bit ones a scale for each position's keys, `(T)`, and one for its values, `(T)`.
 //!
 //! So everything is read from front to back, and the layout is the same for all instruction sets.
 //!
-//! Softmax goes tile by tile with the greatest score so far (as in [`super::attention`]). A query alone is answered by [`one`], which reads each
-//! key and value once; many are answered by [`many`] in tiles, which turn a tile of keys and values into `f32` once. Every number comes from the
+//! Softmax goes tile by tile with the greatest score so far (as in [`super::attention`]). A query alone is answered by `one`, which reads each
+//! key and value once; many are answered by `many` in tiles, which turn a tile of keys and values into `f32` once. Every number comes from the
 //! same operations in the same order in both, so that a row has the same bits whether it came alone or in company:
 //!
 //! - a score is `sum of (q / sqrt(D)) k` over channels from the first on, then times the key's scale;

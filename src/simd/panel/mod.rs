@@ -29,11 +29,11 @@
 //!
 //! Scales go by blocks. A block of 32 columns: `R` scales, and `R` minima where the format has them, in f16. A block of 256: `R` scales
 //! of scales and `R` of minima in f16, then for each sub-block of [`Shape::sub`] columns `R` scales of 8 bits; then, where there are
-//! minima, those of two sub-blocks at a time: `2 R` bytes, row by row ([`Lanes::PAIRED`]) or sub-block by sub-block.
+//! minima, those of two sub-blocks at a time: `2 R` bytes, row by row ([`Layout::paired`]) or sub-block by sub-block.
 //!
 //! A weight is `scale (quant - offset)` or `scale quant + minimum` in a block of 32; `d s (quant - offset)` or `d s quant - dmin m` in one of 256.
 //! Quants are unsigned, `offset` making up for it by way of the sum of the activations; 8-bit ones are signed where the
-//! instructions want it ([`Lanes::SIGNED`]).
+//! instructions want it ([`Layout::signed`]).
 //!
 //! Sums within a sub-block are integers and exact. Their weighted sums are floats, in an order that depends on sizes alone: one input at a
 //! time or many, on any number of threads, a row's product has the same bits.
