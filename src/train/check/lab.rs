@@ -367,10 +367,9 @@ pub fn judge(got: &Output, want: &Output, bars: &Bars) -> Verdict {
     } else if !absolute && apart.worst > 5.0 * bar {
         // A norm over many numbers hides a few that are wrong.
         Some(format!("off by {:.1e} in its worst element, more than {:.0e}", apart.worst, 5.0 * bar))
-    } else if let Some(bar) = bars.turned(got.kind).filter(|&bar| apart.turned > bar) {
-        Some(format!("1 - cos is {:.1e}, more than {bar:.0e}", apart.turned))
     } else {
-        None
+        let turned = bars.turned(got.kind).filter(|&bar| apart.turned > bar);
+        turned.map(|bar| format!("1 - cos is {:.1e}, more than {bar:.0e}", apart.turned))
     };
     verdict(error, failure)
 }
