@@ -26,7 +26,8 @@ def run(args, tokens, n):
         plugin = f"{os.path.abspath(args.plugin)},top=400,out={counts.name}"
         sysroot = ["-L", args.sysroot] if args.sysroot else []
         emulated = ["qemu-aarch64", *sysroot, "-cpu", args.cpu, "-plugin", plugin, *command]
-        one_thread = dict(os.environ, OMP_NUM_THREADS="1")
+        # The plugin's counters are not atomic: with one thread none is lost.
+        one_thread = dict(os.environ, OMP_NUM_THREADS="1", RAYON_NUM_THREADS="1")
         done = subprocess.run(emulated, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(f"{' '.join(command[:2])} under {args.cpu}: exit {done.returncode}: {done.stderr[-300:]}")

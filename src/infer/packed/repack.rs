@@ -7,7 +7,7 @@ use crate::quant::{
     BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, GgmlType, unpack_q3_k_scales,
     unpack_q45_k_scales,
 };
-use crate::simd::panel::{Format, Layout};
+use crate::simd::panel::{Field, Format, Layout};
 use bytemuck::Pod;
 
 /// The format of a type's panels; `None` for types of floats.
@@ -102,18 +102,31 @@ impl To<'_> {
         }
     }
 
-    /// A step's quants of `BITS` bits, group by group: `level(g)` has group `g`'s.
+    /// A step's quants of `BITS` bits for ARM, group by group: `level(g)` has group `g`'s.
     #[inline(always)]
-    fn step<const BITS: usize>(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
+    fn tight<const BITS: usize>(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
+        let planes = &mut quants[4 * first..][..4 * BITS];
         let flip = u32::from_le_bytes([self.layout.flip(BITS); 4]);
-        for g in 0..8 {
-            let (register, four) = self.layout.place(self.r, g);
-            let (mut level, rest) = (level(g) ^ flip, self.layout.fields(BITS, register));
-            for (plane, shift, bits) in rest.into_iter().flatten() {
-                quants[(first + plane) * self.rows + four] |= field(level, 0, 0xFF >> (8 - bits)) << shift;
-                level = level.checked_shr(bits as u32).unwrap_or(0);
+        let levels = [0, 1, 2, 3, 4, 5, 6, 7].map(|g| level(g) ^ flip);
+        if !self.layout.columns {
+            for g in 0..8 {
+                scatter::<BITS>(planes, g, self.r, &levels[g..=g]);
             }
+            return;
         }
+        // A branch for each row, in which places are constants.
+        macro_rules! rows {
+            ($($r:literal)*) => {
+                match self.r {
+                    $($r => {
+                        scatter::<BITS>(planes, $r, 0, &levels[..4]);
+                        scatter::<BITS>(planes, 4 + $r, 0, &levels[4..]);
+                    })*
+                    _ => unreachable!("panels have four rows"),
+                }
+            };
+        }
+        rows!(0 1 2 3);
     }
 
     /// A step's planes of 4 bits: `level(g)` has those of group `g` in the low half of each byte.
@@ -143,11 +156,35 @@ impl To<'_> {
     #[inline(always)]
     fn fives(&self, quants: &mut [u32], first: usize, four: impl Fn(usize) -> u32, one: impl Fn(usize) -> u32) {
         if self.layout.tight {
-            return self.step::<5>(quants, first, |g| four(g) | one(g) << 4);
+            return self.tight::<5>(quants, first, |g| four(g) | one(g) << 4);
         }
         self.nibbles(quants, first, four);
         self.bits(quants, first + 4, one);
     }
+}
+
+/// Puts words of register `register` of a step into its planes of four words, from word `at` on.
+#[inline(always)]
+fn scatter<const BITS: usize>(planes: &mut [u32], register: usize, at: usize, levels: &[u32]) {
+    const ARM: Layout = Layout { rows: 4, signed: true, paired: false, tight: true, columns: false };
+    let [first, second, third] = const { fields_of(ARM, BITS) }[register];
+    let mut done = 0;
+    for (plane, shift, bits) in [first, second, third].into_iter().flatten() {
+        for (to, &level) in planes[4 * plane + at..].iter_mut().zip(levels) {
+            *to |= field(level, done, 0xFF >> (8 - bits)) << shift;
+        }
+        done += bits;
+    }
+}
+
+const fn fields_of(layout: Layout, bits: usize) -> [[Field; 3]; 8] {
+    let mut all = [[None; 3]; 8];
+    let mut g = 0;
+    while g < 8 {
+        all[g] = layout.fields(bits, g);
+        g += 1;
+    }
+    all
 }
 
 /// Word `i` of some bytes.
@@ -216,7 +253,7 @@ fn q2_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ2K) {
     to.bytes(2, b.scales.map(|s| s & 15), Some(b.scales.map(|s| s >> 4)));
     for s in 0..8 {
         if to.layout.columns {
-            to.step::<2>(quants, 2 * s, |g| two_bits(&b.qs, s, g));
+            to.tight::<2>(quants, 2 * s, |g| two_bits(&b.qs, s, g));
         } else {
             to.pairs(quants, 2 * s, |g| two_bits(&b.qs, s, g));
         }
@@ -229,7 +266,7 @@ fn q3_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ3K) {
     for s in 0..8 {
         let (two, one) = (|g: usize| two_bits(&b.qs, s, g), |g: usize| field(word(&b.hmask, g), s, 1));
         if to.layout.tight {
-            to.step::<3>(quants, 3 * s, |g| two(g) | one(g) << 2);
+            to.tight::<3>(quants, 3 * s, |g| two(g) | one(g) << 2);
         } else {
             to.pairs(quants, 3 * s, two);
             to.bits(quants, 3 * s + 2, one);
@@ -269,7 +306,7 @@ fn q6_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ6K) {
         let four = |g: usize| field(word(&b.ql, 16 * half + k % 2 * 8 + g), k / 2 * 4, 15);
         let two = |g: usize| field(word(&b.qh, 8 * half + g), 2 * k, 3);
         if to.layout.tight {
-            to.step::<6>(quants, 6 * s, |g| four(g) | two(g) << 4);
+            to.tight::<6>(quants, 6 * s, |g| four(g) | two(g) << 4);
         } else {
             to.nibbles(quants, 6 * s, four);
             to.pairs(quants, 6 * s + 4, two);

@@ -48,7 +48,7 @@ mod product;
 mod x86;
 
 pub use format::{Format, Shape};
-pub use pack::Block;
+pub use pack::{Block, Field};
 pub use product::Inputs;
 
 use super::Isa;

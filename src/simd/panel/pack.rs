@@ -29,20 +29,18 @@ pub type Field = Option<(usize, usize, usize)>;
 
 impl Layout {
     /// Where the bits of register `g` of a step lie, the lowest first.
-    #[inline]
     #[must_use]
-    pub fn fields(self, bits: usize, g: usize) -> [Field; 3] {
+    pub const fn fields(self, bits: usize, g: usize) -> [Field; 3] {
         let nibble = Some((g % 4, 4 * (g / 4), 4));
-        let pair = |first: usize| Some((first + g / 4, 2 * (g % 4), 2));
         match bits {
             8 => [Some((g, 0, 8)), None, None],
             4 => [nibble, None, None],
-            2 => [pair(0), None, None],
+            2 => [Some((g / 4, 2 * (g % 4), 2)), None, None],
             _ if self.tight => tight(bits, g),
             5 => [nibble, Some((4, g, 1)), None],
-            3 => [pair(0), Some((2, g, 1)), None],
-            6 => [nibble, pair(4), None],
-            _ => unreachable!("no format has {bits} bits"),
+            3 => [Some((g / 4, 2 * (g % 4), 2)), Some((2, g, 1)), None],
+            6 => [nibble, Some((4 + g / 4, 2 * (g % 4), 2)), None],
+            _ => panic!("no format has so many bits"),
         }
     }
 
@@ -66,17 +64,16 @@ impl Layout {
 }
 
 /// [`Layout::fields`] of tight ones.
-#[inline]
-fn tight(bits: usize, g: usize) -> [Field; 3] {
+const fn tight(bits: usize, g: usize) -> [Field; 3] {
     match (bits, g) {
         (3, 0..6) => [Some((g / 2, 5 * (g % 2), 3)), None, None],
         (3, _) => [Some((g - 6, 3, 2)), Some((2, g - 3, 1)), None],
         (5, 0..5) => [Some((g, 3, 5)), None, None],
         (5, 5 | 6) => [Some((2 * g - 10, 0, 3)), Some((2 * g - 9, 0, 2)), None],
         (5, _) => [Some((4, 0, 3)), Some((1, 2, 1)), Some((3, 2, 1))],
-        (6, 3 | 7) => [2, 1, 0].map(|plane| Some((g / 4 * 3 + plane, 0, 2))),
+        (6, 3 | 7) => [Some((g / 4 * 3 + 2, 0, 2)), Some((g / 4 * 3 + 1, 0, 2)), Some((g / 4 * 3, 0, 2))],
         (6, _) => [Some((g / 4 * 3 + g % 4, 2, 6)), None, None],
-        _ => unreachable!("no format has {bits} bits"),
+        _ => panic!("no format has so many bits"),
     }
 }
 

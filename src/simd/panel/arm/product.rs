@@ -126,19 +126,10 @@ impl Few {
     }
 }
 
-/// `y + ` the products of a block of 32 with the input whose scales are the `K`th.
+/// `y + ` the products of a block of 32 with the input whose scales are the `K`th, from the sums of its quants.
 #[inline(always)]
-fn small<S: Sums, F: Form, const K: i32>(
-    s: S,
-    y: float32x4_t,
-    w: &Step,
-    x: [int8x16_t; 2],
-    few: &Few,
-    scale: float32x4_t,
-    minimum: float32x4_t,
-) -> float32x4_t {
+fn small<F: Form, const K: i32>(y: float32x4_t, mut sums: int32x4_t, few: &Few, scale: float32x4_t, minimum: float32x4_t) -> float32x4_t {
     v!({
-        let mut sums = s.all::<F>(w, x);
         if offset::<F>() != 0 {
             sums = vmlal_lane_s16::<K>(sums, hidden(vdup_n_s16(-offset::<F>())), few.sums);
         }
@@ -196,7 +187,7 @@ unsafe fn one_panel<S: Sums, F: Form>(s: S, mut quants: *const u8, mut scales: *
                             pace.step();
                         }
                         let (w, (scale, minimum)) = (unpack::<F>(quants.add($k * step_bytes::<F>())), pick($k));
-                        y = small::<S, F, $k>(s, y, &w, activations(input.add(32 * $k)), &few, scale, minimum);
+                        y = small::<F, $k>(y, s.all::<F>(&w, activations(input.add(32 * $k))), &few, scale, minimum);
                         pace.done(vreinterpretq_s32_f32(y));
                     )*};
                 }
@@ -207,7 +198,7 @@ unsafe fn one_panel<S: Sums, F: Form>(s: S, mut quants: *const u8, mut scales: *
             while blocks > 0 {
                 let minimum = if F::SHAPE.minima { four_floats(scales.add(8)) } else { none };
                 let (few, w) = (Few::read::<F, true>(dx, sums), unpack::<F>(quants));
-                y = small::<S, F, 0>(s, y, &w, activations(input), &few, four_floats(scales), minimum);
+                y = small::<F, 0>(y, s.all::<F>(&w, activations(input)), &few, four_floats(scales), minimum);
                 (quants, scales, blocks) = (quants.add(step_bytes::<F>()), scales.add(block_bytes), blocks - 1);
                 (input, sums, dx) = (input.add(32), sums.add(1), dx.add(1));
             }
@@ -312,7 +303,15 @@ unsafe fn pair<S: Sums, F: Form, const N: usize, const UNPACKED: bool>(
                 ($h:literal, $scale:expr) => {
                     pace.step();
                     let (w, scale) = (step::<F, UNPACKED>(w.add($h * bytes)), $scale);
-                    for k in 0..N {
+                    for k in 0..if S::TWOS && UNPACKED { N.div_ceil(2) } else { 0 } {
+                        let (a, b) = (2 * k, (2 * k + 1).min(N - 1));
+                        let [[first, second], _] = s.two::<true>(&w, [activations(x[a].add(32 * $h)), activations(x[b].add(32 * $h))]);
+                        blocks[a].total = vmlaq_s32(blocks[a].total, first, scale);
+                        if b != a {
+                            blocks[b].total = vmlaq_s32(blocks[b].total, second, scale);
+                        }
+                    }
+                    for k in 0..if S::TWOS && UNPACKED { 0 } else { N } {
                         pace.step();
                         blocks[k].total = vmlaq_s32(blocks[k].total, s.all::<F>(&w, activations(x[k].add(32 * $h))), scale);
                         pace.done(blocks[k].total);
@@ -328,7 +327,16 @@ unsafe fn pair<S: Sums, F: Form, const N: usize, const UNPACKED: bool>(
                 ($h:literal) => {
                     pace.step();
                     let w = step::<F, UNPACKED>(w.add($h * bytes));
-                    for k in 0..N {
+                    for k in 0..if S::TWOS && UNPACKED { N.div_ceil(2) } else { 0 } {
+                        let (a, b) = (2 * k, (2 * k + 1).min(N - 1));
+                        let sums = s.two::<false>(&w, [activations(x[a].add(32 * $h)), activations(x[b].add(32 * $h))]);
+                        let (low, high) = (vmovl_s16(vget_low_s16(scales[$h])), vmovl_high_s16(scales[$h]));
+                        blocks[a].total = vmlaq_s32(vmlaq_s32(blocks[a].total, sums[0][0], low), sums[1][0], high);
+                        if b != a {
+                            blocks[b].total = vmlaq_s32(vmlaq_s32(blocks[b].total, sums[0][1], low), sums[1][1], high);
+                        }
+                    }
+                    for k in 0..if S::TWOS && UNPACKED { 0 } else { N } {
                         pace.step();
                         blocks[k].total = s.halves::<F>(blocks[k].total, &w, activations(x[k].add(32 * $h)), scales[$h]);
                         pace.done(blocks[k].total);
@@ -460,14 +468,15 @@ unsafe fn many_of_one<S: Sums, F: Form>(s: S, out: *mut f32, quants: *const u8, 
         for at in (0..x.cols).step_by(STRETCH) {
             let steps = (x.cols - at).min(STRETCH) / 32;
             let packed = quants.add(at / 32 * step_bytes::<F>());
-            if F::SHAPE.bits < 8 {
+            let unpacks = F::SHAPE.bits < 8 || S::TWOS;
+            if unpacks {
                 for i in 0..steps {
-                    for (g, w) in unpack::<F>(packed.add(i * step_bytes::<F>())).into_iter().enumerate() {
+                    for (g, w) in s.zipped(unpack::<F>(packed.add(i * step_bytes::<F>()))).into_iter().enumerate() {
                         vst1q_s8(room.add(128 * i + 16 * g), w);
                     }
                 }
             }
-            let w = if F::SHAPE.bits < 8 { room.cast_const().cast() } else { packed };
+            let w = if unpacks { room.cast_const().cast() } else { packed };
             let scales = scales.add(at / F::SHAPE.block * F::SHAPE.block_bytes(4));
             let mut i = 0;
             while i < x.n {
@@ -528,10 +537,21 @@ unsafe fn tile<S: Sums, F: Form, const N: usize>(s: S, mut w: *const u8, mut sca
                 pace.step();
                 let (q, scale) = (step::<F, true>(w), four_floats(scales));
                 let minimum = if F::SHAPE.minima { four_floats(scales.add(8)) } else { scale };
-                for k in 0..N {
+                for k in 0..if S::TWOS { N.div_ceil(2) } else { 0 } {
+                    let (a, b) = (2 * k, (2 * k + 1).min(N - 1));
+                    let x = [activations(inputs[a].x.add(32 * i)), activations(inputs[b].x.add(32 * i))];
+                    let [[first, second], _] = s.two::<true>(&q, x);
+                    let few = Few::read::<F, true>(inputs[a].scales.add(i), inputs[a].sums.add(i));
+                    y[a] = small::<F, 0>(y[a], first, &few, scale, minimum);
+                    if b != a {
+                        let few = Few::read::<F, true>(inputs[b].scales.add(i), inputs[b].sums.add(i));
+                        y[b] = small::<F, 0>(y[b], second, &few, scale, minimum);
+                    }
+                }
+                for k in 0..if S::TWOS { 0 } else { N } {
                     pace.step();
                     let few = Few::read::<F, true>(inputs[k].scales.add(i), inputs[k].sums.add(i));
-                    y[k] = small::<S, F, 0>(s, y[k], &q, activations(inputs[k].x.add(32 * i)), &few, scale, minimum);
+                    y[k] = small::<F, 0>(y[k], s.all::<F>(&q, activations(inputs[k].x.add(32 * i))), &few, scale, minimum);
                     pace.done(vreinterpretq_s32_f32(y[k]));
                 }
                 (w, scales) = (w.add(128), scales.add(F::SHAPE.block_bytes(4)));

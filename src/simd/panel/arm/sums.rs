@@ -15,6 +15,19 @@ pub trait Sums: Copy {
     /// `total` and those of the first and the second 16, each times its scale: those of rows 0 to 3, then the others.
     fn halves<F: Form>(self, total: int32x4_t, w: &Step, x: [int8x16_t; 2], scales: int16x8_t) -> int32x4_t;
 
+    /// Whether several inputs are worked at in twos, by [`two`](Self::two), with steps as [`zipped`](Self::zipped) makes them.
+    const TWOS: bool = false;
+    /// A step for [`two`](Self::two).
+    #[inline(always)]
+    fn zipped(self, w: Step) -> Step {
+        w
+    }
+    /// The products of a zipped step with two inputs: of columns 0 to 15 and 16 to 31, or, `WHOLE`, of all 32 in the first.
+    #[inline(always)]
+    fn two<const WHOLE: bool>(self, _: &Step, _: [[int8x16_t; 2]; 2]) -> [[int32x4_t; 2]; 2] {
+        unreachable!()
+    }
+
     /// A panel times one input, compiled with the features.
     ///
     /// # Safety
@@ -148,12 +161,25 @@ impl Sums for DotProd {
     }
 }
 
-/// Matrix products of 2 x 8 by 8 x 2 bytes for several inputs; one input as [`DotProd`].
+/// Matrix products of 2 x 8 by 8 x 2 bytes, for several inputs; one input as [`DotProd`].
 #[derive(Clone, Copy)]
 pub struct I8mm(pub(in super::super) ());
 
+/// `acc` and the products of two rows with two inputs: `[w0 x0, w0 x1, w1 x0, w1 x1]`, each of eight bytes.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+fn smmla(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    let mut acc = acc;
+    // SAFETY: an instruction of the feature that this function has, between registers.
+    unsafe {
+        std::arch::asm!("smmla {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) acc, in(vreg) w, in(vreg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
 impl Sums for I8mm {
     const COLUMNS: bool = false;
+    const TWOS: bool = true;
     entries!("neon,dotprod,i8mm");
 
     #[inline(always)]
@@ -164,5 +190,36 @@ impl Sums for I8mm {
     #[inline(always)]
     fn halves<F: Form>(self, total: int32x4_t, w: &Step, x: [int8x16_t; 2], scales: int16x8_t) -> int32x4_t {
         DotProd(()).halves::<F>(total, w, x, scales)
+    }
+
+    /// Register `2 g` has eight columns from `8 g` on of rows 0 and 1, `2 g + 1` those of rows 2 and 3.
+    #[inline(always)]
+    fn zipped(self, w: Step) -> Step {
+        let zip = |a: int8x16_t, b: int8x16_t| {
+            v!({
+                let (a, b) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b));
+                (vreinterpretq_s8_s32(vzip1q_s32(a, b)), vreinterpretq_s8_s32(vzip2q_s32(a, b)))
+            })
+        };
+        let ((a, b), (c, d), (e, f), (g, h)) = (zip(w[0], w[1]), zip(w[2], w[3]), zip(w[4], w[5]), zip(w[6], w[7]));
+        [a, b, c, d, e, f, g, h]
+    }
+
+    #[inline(always)]
+    fn two<const WHOLE: bool>(self, w: &Step, x: [[int8x16_t; 2]; 2]) -> [[int32x4_t; 2]; 2] {
+        v!({
+            let eights = |h: usize| {
+                let (a, b) = (vreinterpretq_s64_s8(x[0][h]), vreinterpretq_s64_s8(x[1][h]));
+                (vreinterpretq_s8_s64(vzip1q_s64(a, b)), vreinterpretq_s8_s64(vzip2q_s64(a, b)))
+            };
+            let ((a, b), (c, d)) = (eights(0), eights(1));
+            let none = vdupq_n_s32(0);
+            let (upper, lower) = (smmla(smmla(none, w[0], a), w[2], b), smmla(smmla(none, w[1], a), w[3], b));
+            let [more_upper, more_lower] = if WHOLE { [upper, lower] } else { [none, none] };
+            let (more_upper, more_lower) = (smmla(smmla(more_upper, w[4], c), w[6], d), smmla(smmla(more_lower, w[5], c), w[7], d));
+            // Rows apart from inputs.
+            let all = [vuzp1q_s32(more_upper, more_lower), vuzp2q_s32(more_upper, more_lower)];
+            if WHOLE { [all, all] } else { [[vuzp1q_s32(upper, lower), vuzp2q_s32(upper, lower)], all] }
+        })
     }
 }

@@ -19,8 +19,8 @@ fn signed(b: uint8x16_t) -> int8x16_t {
 #[inline(always)]
 fn sixes(a: int8x16_t, b: int8x16_t, c: int8x16_t) -> [int8x16_t; 4] {
     v!({
-        let rest = vsliq_n_s8::<4>(vsliq_n_s8::<2>(c, b), a);
-        [vshrq_n_s8::<2>(a), vshrq_n_s8::<2>(b), vshrq_n_s8::<2>(c), vshrq_n_s8::<2>(vshlq_n_s8::<2>(rest))]
+        let rest = vsliq_n_s8::<6>(vsliq_n_s8::<4>(vshlq_n_s8::<2>(c), b), a);
+        [vshrq_n_s8::<2>(a), vshrq_n_s8::<2>(b), vshrq_n_s8::<2>(c), vshrq_n_s8::<2>(rest)]
     })
 }
 
