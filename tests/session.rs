@@ -110,6 +110,26 @@ fn prompts_of_any_length_agree_with_single_tokens() {
     }
 }
 
+/// More layers than one job of the team has phases for.
+#[test]
+fn a_deep_model_is_read_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep.gguf");
+    let config = Config { n_embd: 16, n_head: 2, n_layer: 120, n_ff: None, n_ctx: 8, n_vocab: Some(261) };
+    let weights = gguf_model::tiny_model_with(&path, &config, GgmlType::F32, 3, &[]);
+    let (model, tokens) = (Model::open(&path).unwrap(), tokens(8));
+    let want = gpt2_f64::log_probs(&config, &weights, &tokens);
+    for threads in [1, 2] {
+        pool(threads).unwrap().install(|| {
+            let mut session = Session::new(&model);
+            session.feed(&tokens[..7]).unwrap();
+            assert!(distance(&log_probs(&mut session), &want[6]).0 < TOLERANCE);
+            session.feed(&tokens[7..]).unwrap();
+            assert!(distance(&log_probs(&mut session), &want[7]).0 < TOLERANCE);
+        });
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
     let t = tiny(GgmlType::Q8_0);

@@ -4,7 +4,7 @@
 //! same bits in one piece and token by token.
 
 use crate::quant::GgmlType;
-use crate::simd::{Isa, Op, Simd, elements, math, norm};
+use crate::simd::{Isa, Op, Simd, elements, norm};
 
 /// Rows of a matrix whose products are taken together: `x` is loaded once for all of them.
 pub const ROWS: usize = 4;
@@ -108,22 +108,6 @@ impl Op for Decode<'_> {
     }
 }
 
-/// GPT-2's GELU in place.
-pub struct Gelu<'a>(pub &'a mut [f32]);
-
-impl Op for Gelu<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let mut chunks = self.0.chunks_exact_mut(S::LANES);
-        for chunk in &mut chunks {
-            s.store(math::gelu(s, s.load(chunk)), chunk);
-        }
-        let rest = chunks.into_remainder();
-        s.store_head(math::gelu(s, s.load_head(rest)), rest);
-    }
-}
-
 /// `y += x`.
 pub fn add(isa: Isa, y: &mut [f32], x: &[f32]) {
     isa.run(elements::Sum { y, x, b: None });
@@ -189,7 +173,7 @@ mod tests {
         for isa in Isa::available() {
             let xs: Vec<f32> = (-201..=200).map(|i| i as f32 / 10.0).collect();
             let mut ys = xs.clone();
-            isa.run(Gelu(&mut ys));
+            isa.run(elements::BiasGelu { y: &mut ys, b: &vec![0.0; xs.len()] });
             for (&x, &y) in xs.iter().zip(&ys) {
                 let x = f64::from(x);
                 let exact = 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());

@@ -23,7 +23,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Threads are those of the rayon pool that the calls are made in ([`pool`]); inside it a session allocates nothing.
+//! A session has a team of threads of its own, as many as the rayon pool it is made in ([`pool`]) or the team it is given; reading, it
+//! allocates nothing. Rayon's threads pack the matrices when a model is opened.
 //! This is a second reading of the model, apart from the trainer's, and tests hold the two together.
 
 mod kernels;

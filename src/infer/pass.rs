@@ -11,8 +11,10 @@ use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
 use super::weights::{Block, Linear, Model, Norm};
 use crate::simd::Isa;
 use crate::simd::cache::{self, KvCache, Layers};
+use crate::simd::elements::BiasGelu;
+use crate::simd::panel::Inputs;
 use crate::simd::parallel::Shared;
-use crate::team::Team;
+use crate::team::{PHASES, Team};
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -33,15 +35,15 @@ pub struct Room {
     acts: Activations,
     members: Vec<Mutex<Member>>,
     chunks: Vec<u16>,
-    /// How many passes there were.
-    passes: u64,
+    /// The number of the job's first phase, counted over all jobs.
+    phases: u64,
 }
 
 /// What a member of the team has for itself.
 struct Member {
     /// The input of the product at hand, where it is one token's.
     acts: Activations,
-    /// The phase that it is of, counted over all passes.
+    /// The phase that it is of, counted over all jobs.
     ready: u64,
     normed: Vec<f32>,
     /// A panel's product.
@@ -68,8 +70,8 @@ impl Room {
             ff: vec![0.0; n * f],
             acts: Activations::new(n, f.max(c)),
             members: (0..members).map(|_| Mutex::new(member())).collect(),
-            chunks: Vec::with_capacity(model.config.n_layer * STEPS_OF_MANY.len()),
-            passes: 0,
+            chunks: Vec::with_capacity(PHASES.min(model.config.n_layer * STEPS_OF_MANY.len())),
+            phases: 0,
         }
     }
 }
@@ -102,13 +104,11 @@ pub fn run(team: &mut Team, model: &Model, room: &mut Room, cache: &mut KvCache,
     let n = tokens.len();
     let steps: &[Step] = if n == 1 { &STEPS_OF_ONE } else { &STEPS_OF_MANY };
     let members = team.members();
-    room.passes += 1;
     let mut chunks = std::mem::take(&mut room.chunks);
     let pass = Pass {
         model,
         n,
         start,
-        number: room.passes,
         x: Shared::new(&mut room.x),
         qkv: Shared::new(&mut room.qkv),
         att: Shared::new(&mut room.att),
@@ -119,13 +119,20 @@ pub fn run(team: &mut Team, model: &Model, room: &mut Room, cache: &mut KvCache,
         shares: if members == 1 { 1 } else { members * SHARES },
     };
     pass.embed(tokens);
-    chunks.clear();
-    for block in &model.blocks {
-        chunks.extend(steps.iter().map(|&step| pass.chunks(block, step)));
+    // A job of the team has so many phases at most; a deep model is several jobs.
+    let blocks_a_job = PHASES / steps.len();
+    for (job, blocks) in model.blocks.chunks(blocks_a_job).enumerate() {
+        chunks.clear();
+        for block in blocks {
+            chunks.extend(steps.iter().map(|&step| pass.chunks(block, step)));
+        }
+        room.phases += PHASES as u64;
+        let before = room.phases;
+        team.run(&chunks, &|phase, chunk, member| {
+            let layer = job * blocks_a_job + phase / steps.len();
+            pass.step(before + phase as u64, layer, steps[phase % steps.len()], chunk, member);
+        });
     }
-    team.run(&chunks, &|phase, chunk, member| {
-        pass.step(phase, phase / steps.len(), steps[phase % steps.len()], chunk, member);
-    });
     room.chunks = chunks;
 }
 
@@ -161,7 +168,6 @@ struct Pass<'a> {
     model: &'a Model,
     n: usize,
     start: usize,
-    number: u64,
     x: Shared<'a>,
     qkv: Shared<'a>,
     att: Shared<'a>,
@@ -173,7 +179,7 @@ struct Pass<'a> {
 }
 
 /// What a product's values become.
-enum Into<'a> {
+enum Onto<'a> {
     /// Stored.
     Plain(Shared<'a>),
     /// Stored after GELU.
@@ -214,7 +220,7 @@ impl Pass<'_> {
         most as u16
     }
 
-    fn step(&self, phase: usize, layer: usize, step: Step, chunk: usize, member: usize) {
+    fn step(&self, phase: u64, layer: usize, step: Step, chunk: usize, member: usize) {
         let block = &self.model.blocks[layer];
         let chunks = usize::from(self.chunks(block, step));
         let mut member = self.members[member].lock().expect("no member panicked");
@@ -226,18 +232,17 @@ impl Pass<'_> {
             Step::Norm2 => self.rows(chunk, chunks, block.ffn_up.w.kind(), self.x, c, Some(&block.ffn_norm), &mut member),
             Step::Hidden => self.rows(chunk, chunks, block.ffn_down.w.kind(), self.ff, f, None, &mut member),
             Step::Qkv | Step::Out | Step::Up | Step::Down => {
-                let (linear, from, cols, norm, into) = match step {
-                    Step::Qkv => (&block.attn_qkv, self.x, c, Some(&block.attn_norm), Into::Plain(self.qkv)),
-                    Step::Out => (&block.attn_output, self.att, c, None, Into::Residual),
-                    Step::Up => (&block.ffn_up, self.x, c, Some(&block.ffn_norm), Into::Gelu(self.ff)),
-                    _ => (&block.ffn_down, self.ff, f, None, Into::Residual),
+                let (linear, from, cols, norm, onto) = match step {
+                    Step::Qkv => (&block.attn_qkv, self.x, c, Some(&block.attn_norm), Onto::Plain(self.qkv)),
+                    Step::Out => (&block.attn_output, self.att, c, None, Onto::Residual),
+                    Step::Up => (&block.ffn_up, self.x, c, Some(&block.ffn_norm), Onto::Gelu(self.ff)),
+                    _ => (&block.ffn_down, self.ff, f, None, Onto::Residual),
                 };
-                let phase = self.number * crate::team::PHASES as u64 + phase as u64;
                 if self.n == 1 && member.ready != phase {
                     self.ready(linear.w.kind(), from, cols, norm, &mut member);
                     member.ready = phase;
                 }
-                self.product(linear, cols, chunk, chunks, &into, &mut member);
+                self.product(linear, cols, chunk, chunks, &onto, &mut member);
             }
         }
     }
@@ -275,7 +280,7 @@ impl Pass<'_> {
         room
     }
 
-    fn product(&self, linear: &Linear, cols: usize, chunk: usize, chunks: usize, into: &Into<'_>, member: &mut Member) {
+    fn product(&self, linear: &Linear, cols: usize, chunk: usize, chunks: usize, onto: &Onto<'_>, member: &mut Member) {
         let Member { acts, panel, .. } = member;
         let (kind, rows, isa, n) = (linear.w.kind(), linear.w.rows(), self.model.isa, self.n);
         let input = if n == 1 {
@@ -284,7 +289,7 @@ impl Pass<'_> {
             let (block, sub) = kind.blocks(cols);
             // SAFETY: the rows were made ready in the phase before; in this one they are read alone.
             unsafe {
-                let quants = crate::simd::panel::Inputs {
+                let quants = Inputs {
                     n,
                     cols,
                     quants: self.acts.quants.part(0, n * cols),
@@ -299,18 +304,19 @@ impl Pass<'_> {
             let there = (rows - first).min(height);
             let bias = &linear.b[first..][..there];
             for (r, values) in values.chunks(height).enumerate() {
-                let to = match into {
-                    Into::Plain(to) | Into::Gelu(to) => *to,
-                    Into::Residual => self.x,
+                let to = match onto {
+                    Onto::Plain(to) | Onto::Gelu(to) => *to,
+                    Onto::Residual => self.x,
                 };
                 // SAFETY: a panel's rows are one chunk's alone.
                 let to = unsafe { to.part(r * rows + first, there) };
-                match into {
-                    Into::Residual => to.iter_mut().zip(values).zip(bias).for_each(|((to, v), b)| *to += v + b),
-                    _ => to.iter_mut().zip(values).zip(bias).for_each(|((to, v), b)| *to = v + b),
-                }
-                if matches!(into, Into::Gelu(_)) {
-                    isa.run(kernels::Gelu(to));
+                match onto {
+                    Onto::Residual => to.iter_mut().zip(values).zip(bias).for_each(|((to, v), b)| *to += v + b),
+                    Onto::Plain(_) => to.iter_mut().zip(values).zip(bias).for_each(|((to, v), b)| *to = v + b),
+                    Onto::Gelu(_) => {
+                        to.copy_from_slice(&values[..there]);
+                        isa.run(BiasGelu { y: to, b: bias });
+                    }
                 }
             }
         });
