@@ -14,12 +14,12 @@ import ctypes
 import json
 import os
 import pathlib
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
+import gguf_tensors
 import oracle_env
 
 PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
@@ -56,48 +56,12 @@ def library():
 
 
 def tensors(path):
-    """name -> (number of the type, bytes)."""
-    data = path.read_bytes()
-    at = 8
-    sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-
-    def take(form):
-        nonlocal at
-        (value,) = struct.unpack_from("<" + form, data, at)
-        at += struct.calcsize(form)
-        return value
-
-    def string():
-        nonlocal at
-        n = take("Q")
-        at += n
-        return data[at - n : at].decode()
-
-    def skip(kind):
-        nonlocal at
-        if kind == 8:
-            string()
-        elif kind == 9:
-            inner, count = take("I"), take("Q")
-            for _ in range(count):
-                skip(inner)
-        else:
-            at += sizes[kind]
-
-    count, entries = take("Q"), take("Q")
-    for _ in range(entries):
-        string()
-        skip(take("I"))
-    found = []
-    for _ in range(count):
-        name = string()
-        dims = [take("Q") for _ in range(take("I"))]
-        found.append((name, dims, take("I"), take("Q")))
-    start = (at + 31) // 32 * 32
-    ends = sorted(offset for *_, offset in found)[1:] + [len(data) - start]
-    ends = dict(zip(sorted(offset for *_, offset in found), ends))
+    """name -> (number of the type, bytes); the file's size."""
+    data, found = gguf_tensors.read(path)
+    starts = sorted(start for *_, start in found)
+    ends = dict(zip(starts, [*starts[1:], len(data)]))
     # What follows a tensor up to the next one is padding of zeros, the same in both.
-    return {name: (kind, data[start + offset : start + ends[offset]].rstrip(b"\0")) for name, _, kind, offset in found}, len(data)
+    return {name: (kind, data[start : ends[start]].rstrip(b"\0")) for name, _, kind, start in found}, len(data)
 
 
 def main():

@@ -139,7 +139,8 @@ def compare(run: str, kind: str, model: pathlib.Path) -> list[str]:
                 held_back += 1
             path.append(best[0]["id"] if best else mine["id"])
         # Our list after the prompt and after each of the chosen tokens but the last.
-        every = json.loads(ours(run, model, "logits", "--tokens", ",".join(map(str, path)), "--every", "--top", "100", "--json"))["every"]
+        # With the exact cache: what is compared is llama.cpp's own rounding, and not ours upon it.
+        every = json.loads(ours(run, model, "logits", "--cache", "f32", "--tokens", ",".join(map(str, path)), "--every", "--top", "100", "--json"))["every"]
         for place, (step, mine) in enumerate(zip(steps, every[len(tokens) - 1 :])):
             if step is None:
                 continue

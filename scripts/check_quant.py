@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 
+import gguf_tensors
 import oracle_env
 
 oracle_env.require("numpy", "libggml=libggml-python==0.20.2.post1")
@@ -123,47 +124,12 @@ def kinds(rng, n):
 
 
 def matrices(path):
-    """A GGUF file's F32 and F16 matrices, read by hand: enough of each for 2,000 blocks."""
-    data = path.read_bytes()
-    at = 8
-    sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-
-    def take(form):
-        nonlocal at
-        (value,) = struct.unpack_from("<" + form, data, at)
-        at += struct.calcsize(form)
-        return value
-
-    def string():
-        nonlocal at
-        n = take("Q")
-        at += n
-        return data[at - n : at].decode()
-
-    def skip(kind):
-        nonlocal at
-        if kind == 8:
-            string()
-        elif kind == 9:
-            inner, count = take("I"), take("Q")
-            for _ in range(count):
-                skip(inner)
-        else:
-            at += sizes[kind]
-
-    tensors, entries = take("Q"), take("Q")
-    for _ in range(entries):
-        string()
-        skip(take("I"))
-    found = []
-    for _ in range(tensors):
-        name, dims = string(), [take("Q") for _ in range(take("I"))]
-        found.append((name, dims, take("I"), take("Q")))
-    start = (at + 31) // 32 * 32
-    for name, dims, kind, offset in found:
+    """A GGUF file's F32 and F16 matrices: enough of each for 2,000 blocks."""
+    data, found = gguf_tensors.read(path)
+    for name, dims, kind, start in found:
         if len(dims) == 2 and kind in (0, 1):
             n = dims[0] * min(dims[1], 512_000 // dims[0])
-            values = numpy.frombuffer(data, {0: numpy.float32, 1: numpy.float16}[kind], n, start + offset).astype(numpy.float32)
+            values = numpy.frombuffer(data, {0: numpy.float32, 1: numpy.float16}[kind], n, start).astype(numpy.float32)
             yield name, values[: values.size // LONG * LONG]
 
 

@@ -84,7 +84,7 @@ pub fn forward(isa: Isa, y: &mut [f32], stats: &mut [f32], x: &[f32], w: &[f32],
 
 struct Backward<'a> {
     dx: &'a mut [f32],
-    /// Partial `dw (C)`, `db (C)` and, where room is given, sums `(C)` of `dx` as it then is; overwritten.
+    /// Partial `dw (C)` and `db (C)`, overwritten.
     sums: &'a mut [f32],
     dy: &'a [f32],
     x: &'a [f32],
@@ -97,9 +97,9 @@ impl Op for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let c = self.w.len();
-        self.sums.fill(0.0);
-        let (dw, rest) = self.sums.split_at_mut(c);
-        let (db, dx_sums) = rest.split_at_mut(c);
+        let (dw, db) = self.sums.split_at_mut(c);
+        dw.fill(0.0);
+        db.fill(0.0);
         let zero = s.splat(0.0);
         for (row, dx) in self.dx.chunks_exact_mut(c).enumerate() {
             let (dy, x) = (&self.dy[row * c..][..c], &self.x[row * c..][..c]);
@@ -122,11 +122,7 @@ impl Op for Backward<'_> {
                 let hat = s.mul(s.sub(s.load_head(&x[i..to]), mean), rstd);
                 let dhat = s.mul(s.load_head(&dy[i..to]), s.load_head(&self.w[i..to]));
                 let d = s.sub(s.sub(dhat, sum), s.mul(hat, dot));
-                let d = s.fma(d, rstd, s.load_head(&dx[i..to]));
-                s.store_head(d, &mut dx[i..to]);
-                if !dx_sums.is_empty() {
-                    s.store_head(s.add(d, s.load_head(&dx_sums[i..to])), &mut dx_sums[i..to]);
-                }
+                s.store_head(s.fma(d, rstd, s.load_head(&dx[i..to])), &mut dx[i..to]);
             }
         }
     }
@@ -136,28 +132,28 @@ thread_local! {
     static PARTIAL: parallel::Scratch = const { parallel::Scratch::new() };
 }
 
-/// `dx (N, C) += ...`, and `along`: `dw (C) += ...`, `db (C) += ...`, `(C) += column sums of dx` as it then is; the sums over
-/// rows go by tasks of 32 rows, then task by task.
-pub fn backward(isa: Isa, dx: &mut [f32], along: [Option<&mut [f32]>; 3], dy: &[f32], x: &[f32], w: &[f32], stats: &[f32]) {
+/// `dx (N, C) += ...`, `dw (C) += ...`, `db (C) += ...`; the sums over rows go by tasks of 32 rows, then
+/// task by task.
+pub fn backward(isa: Isa, dx: &mut [f32], dw: Option<&mut [f32]>, db: Option<&mut [f32]>, dy: &[f32], x: &[f32], w: &[f32], stats: &[f32]) {
     let (c, len) = (w.len(), x.len());
     assert!(dx.len() == len && dy.len() == len && c > 0 && len.is_multiple_of(c) && stats.len() == len / c * 2);
     let n = len / c;
-    let (tasks, width) = (n.div_ceil(ROWS), if along[2].is_some() { 3 * c } else { 2 * c });
+    let tasks = n.div_ceil(ROWS);
     PARTIAL.with(|scratch| {
-        scratch.with(tasks * width, |partial| {
+        scratch.with(tasks * 2 * c, |partial| {
             let (dx, sums) = (Shared::new(dx), Shared::new(partial));
             parallel::for_each(tasks, len >= WORTH, |i| {
                 let (row, rows) = (i * ROWS, ROWS.min(n - i * ROWS));
                 // SAFETY: each task has rows and sums of its own.
-                let (dx, sums) = unsafe { (dx.part(row * c, rows * c), sums.part(i * width, width)) };
+                let (dx, sums) = unsafe { (dx.part(row * c, rows * c), sums.part(i * 2 * c, 2 * c)) };
                 let (dy, x) = (&dy[row * c..][..rows * c], &x[row * c..][..rows * c]);
                 isa.run(Backward { dx, sums, dy, x, w, stats: &stats[row * 2..][..rows * 2] });
             });
-            for (part, d) in along.into_iter().enumerate() {
+            for (d, half) in [(dw, 0), (db, c)] {
                 if let Some(d) = d {
                     assert_eq!(d.len(), c);
-                    for sums in partial.chunks_exact(width) {
-                        for (d, p) in d.iter_mut().zip(&sums[part * c..][..c]) {
+                    for sums in partial.chunks_exact(2 * c) {
+                        for (d, p) in d.iter_mut().zip(&sums[half..half + c]) {
                             *d += p;
                         }
                     }

@@ -201,8 +201,11 @@ impl Backend for Cpu {
         n: usize,
         c: usize,
     ) {
-        let along = [dw, db, sums].map(|sums| sums.map(|sums| &mut sums[..c]));
-        norm::backward(self.isa, &mut dx[..n * c], along, &dy[..n * c], &x[..n * c], &w[..c], &stats[..2 * n]);
+        let (dw, db) = (dw.map(|d| &mut d[..c]), db.map(|d| &mut d[..c]));
+        norm::backward(self.isa, &mut dx[..n * c], dw, db, &dy[..n * c], &x[..n * c], &w[..c], &stats[..2 * n]);
+        if let Some(sums) = sums {
+            elements::column_sums(self.isa, &mut sums[..c], &dx[..n * c], 1.0);
+        }
     }
 
     fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, w: &Vec<f32>, b: Option<&Vec<f32>>, n: usize, i: usize, o: usize) {
