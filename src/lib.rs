@@ -9,7 +9,7 @@
 //!
 //! | floor | module | what |
 //! | --- | --- | --- |
-//! | 0 | [`rng`] [`fsio`] [`mmap`] [`progress`] | counter-based random numbers; whole files or none; mapped files; what a user sees |
+//! | 0 | [`rng`] [`fsio`] [`mmap`] [`progress`] [`cores`] [`team`] | counter-based random numbers; whole files or none; mapped files; what a user sees; fast cores, and threads that work together |
 //! | 1 | [`simd`] | inner loops and their run-time dispatch |
 //! | 2 | [`quant`] [`gguf`] | block formats and their scalar truth; the container (which may use `quant`) |
 //! | 3 | [`backend`] | the decoder's kernels: trait, `Reference` (f64), `Cpu` (f32) |
@@ -33,6 +33,7 @@
 //!
 //! Start reading at [`model::decoder`], then [`backend::Backend`], then [`train::learner`], where a training step is.
 
+pub mod cores;
 pub mod fsio;
 pub mod mmap;
 pub mod progress;

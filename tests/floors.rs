@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first; `src/lib.rs` explains them.
 const FLOORS: [&[&str]; 7] = [
-    &["rng", "fsio", "mmap", "progress", "team"],
+    &["rng", "fsio", "mmap", "progress", "cores", "team"],
     &["simd"],
     &["quant", "gguf"],
     &["backend"],

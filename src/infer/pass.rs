@@ -145,8 +145,8 @@ pub fn head(team: &mut Team, isa: Isa, w: &Packed, out: &mut [f32], hidden: &[f3
     let (input, members) = (room.acts.input(w.kind(), w.cols()), &room.members);
     team.run(&[chunks as u16], &|_, chunk, member| {
         let mut member = members[member].lock().expect("no member panicked");
-        w.product(isa, &input, share(w.panels(), chunk, chunks), &mut member.panel, |first, values| {
-            let there = (rows - first).min(values.len());
+        w.product(isa, &input, share(w.panels(), chunk, chunks), &mut member.panel, |first, height, values| {
+            let there = (rows - first).min(height);
             // SAFETY: a panel's rows are one chunk's alone.
             unsafe { out.part(first, there) }.copy_from_slice(&values[..there]);
         });
@@ -299,8 +299,7 @@ impl Pass<'_> {
                 Input { kind, floats: self.acts.floats.part(0, n * cols), quants }
             }
         };
-        let height = linear.w.panel_rows();
-        linear.w.product(isa, &input, share(linear.w.panels(), chunk, chunks), panel, |first, values| {
+        linear.w.product(isa, &input, share(linear.w.panels(), chunk, chunks), panel, |first, height, values| {
             let there = (rows - first).min(height);
             let bias = &linear.b[first..][..there];
             for (r, values) in values.chunks(height).enumerate() {

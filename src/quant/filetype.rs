@@ -187,6 +187,14 @@ fn fitting(wanted: GgmlType, row: u64) -> GgmlType {
     [wanted, second].into_iter().find(|&ty| fits(ty)).unwrap_or(GgmlType::F16)
 }
 
+/// As [`FileType::named`], for command lines.
+impl std::str::FromStr for FileType {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::named(name).ok_or_else(|| format!("there is no such type; the types are {}", Self::names()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use tinyllm::cores;
 use tinyllm::infer::{CacheType, Model, Session};
 use tinyllm::simd::Isa;
 
@@ -12,19 +13,59 @@ pub struct ModelArgs {
     /// The model: a GGUF file of a GPT-2, as `tinyllm-train export` writes it
     #[arg(value_name = "MODEL.gguf")]
     pub model: PathBuf,
-    /// Threads [default: as many as the machine has processors]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    /// Threads; auto: one for each fast core of the machine, and no slow ones
+    #[arg(short, long, value_name = "N", value_parser = Threads::parse, default_value = "auto")]
+    threads: Threads,
     /// How the session keeps what it has read: f32 is exact, f16 takes half the memory and time, q8 a quarter
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = Cache::F16)]
     cache: Cache,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Cache {
+/// The types of a cache, as the command line names them.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Cache {
     F32,
     F16,
     Q8,
+}
+
+impl Cache {
+    /// As the library has it.
+    pub const fn ty(self) -> CacheType {
+        match self {
+            Self::F32 => CacheType::F32,
+            Self::F16 => CacheType::F16,
+            Self::Q8 => CacheType::Q8,
+        }
+    }
+}
+
+/// How many threads are to run a model; `None`: as many as there are fast cores.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Threads(pub Option<u16>);
+
+impl Threads {
+    /// Most threads that can be asked for.
+    const MOST: u16 = 1024;
+
+    /// Reads "auto" or a number.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        let number = text.parse().ok().filter(|n| (1..=Self::MOST).contains(n));
+        number.map(|n| Self(Some(n))).ok_or_else(|| format!("auto or a number from 1 to {} is needed", Self::MOST))
+    }
+
+    /// The number. If so many fit onto the fast cores, this thread and those that it starts from here on keep to them.
+    pub fn settle(self) -> usize {
+        let fast = cores::fast();
+        let threads = self.0.map_or(fast.threads, usize::from);
+        if threads <= fast.processors.len() {
+            cores::keep_to(&fast);
+        }
+        threads
+    }
 }
 
 impl ModelArgs {
@@ -35,17 +76,12 @@ impl ModelArgs {
 
     /// A session over all of the model's positions.
     pub fn session<'m>(&self, model: &'m Model) -> Session<'m> {
-        let ty = match self.cache {
-            Cache::F32 => CacheType::F32,
-            Cache::F16 => CacheType::F16,
-            Cache::Q8 => CacheType::Q8,
-        };
-        Session::with(model, model.config.n_ctx, ty)
+        Session::with(model, model.config.n_ctx, self.cache.ty())
     }
 
     /// Runs `work` on the threads asked for.
     pub fn on_threads<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let threads = self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+        let threads = self.threads.settle();
         tinyllm::infer::pool(threads).with_context(|| format!("cannot start {threads} threads"))?.install(work)
     }
 }

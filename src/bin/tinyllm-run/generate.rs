@@ -9,7 +9,7 @@ use tinyllm::infer::{Sampler, Sampling};
 
 /// Continue a prompt. The text goes to standard output as it is made, the speed to standard error.
 ///
-/// It ends at the model's end token, after -n tokens, or when the context is full, whichever comes first.
+/// It ends at the model's end token (unless --ignore-eos is given), after -n tokens, or when the context is full, whichever comes first.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tinyllm-run generate model.gguf -p \"The sensor\" -n 100
@@ -39,6 +39,9 @@ pub struct Args {
     /// The same seed gives the same text
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
+    /// Go on after the model's end token, as for measuring
+    #[arg(long)]
+    ignore_eos: bool,
 }
 
 fn number(text: &str, good: impl Fn(f32) -> bool, want: &str) -> Result<f32, String> {
@@ -75,7 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
         while made < args.n {
             let token = sampler.next(session.logits());
             made += 1;
-            if token == model.tokenizer.end_token() {
+            if token == model.tokenizer.end_token() && !args.ignore_eos {
                 end = "; the model ended the text";
                 break;
             }

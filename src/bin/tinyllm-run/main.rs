@@ -1,16 +1,18 @@
 //! Runs a TinyLLM (or any GPT-2) model from a GGUF file. One file a subcommand; the library does the work.
 
+mod bench;
 mod classify;
 mod common;
 mod generate;
 mod info;
 mod logits;
 mod quantize;
+mod random;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller.
+/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller, time it.
 ///
 /// Exit status: 0 done, 1 an error (said on standard error), 2 a command line that makes no sense. A reader that
 /// closes the pipe early (`... | head`) is no error.
@@ -28,6 +30,10 @@ enum Command {
     Logits(logits::Args),
     Classify(classify::Args),
     Quantize(quantize::Args),
+    Bench(bench::Args),
+    Random(random::Args),
+    #[command(hide = true)]
+    BenchInstance(bench::instance::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +43,9 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Classify(args) => classify::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Random(args) => random::run(&args),
+        Command::BenchInstance(args) => bench::instance::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -73,6 +73,8 @@ struct Line([u32; 16]);
 const FLOAT_ROWS: usize = floats::ROWS;
 /// The most rows a panel can have.
 const MOST_ROWS: usize = 16;
+/// Rows whose products with one input are stored together: what a call costs beside is shared by so many.
+const ROWS_OF_ONE: usize = 64;
 /// Bytes of a file that are packed before their pages are given back.
 const STRETCH: usize = 1 << 20;
 
@@ -159,17 +161,19 @@ impl Packed {
         }
     }
 
-    /// The product of some panels' rows with all inputs, a panel at a time: `store(first row, out)`, in which `out[i * R + r]` is
-    /// row `first + r` times input `i`; rows behind the last are to be passed over. `room` has [`room`](Self::room) numbers.
+    /// The product of some panels' rows with all inputs, `R` rows at a time (a panel's; with one input several panels'):
+    /// `store(first row, R, out)`, in which `out[i * R + r]` is row `first + r` times input `i`; rows behind the last are to be passed
+    /// over. `room` has [`room`](Self::room) numbers.
     ///
     /// # Panics
     /// If there are no such panels, or the inputs are not of this matrix's kind and length.
-    pub fn product(&self, isa: Isa, x: &Input<'_>, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, &[f32])) {
+    pub fn product(&self, isa: Isa, x: &Input<'_>, panels: Range<usize>, room: &mut [f32], mut store: impl FnMut(usize, usize, &[f32])) {
         assert!(panels.end <= self.panels() && x.kind == self.kind() && x.quants.cols == self.cols, "a product's sizes");
         let rows = self.panel_rows();
         let mut first = panels.start;
         while first < panels.end {
-            let count = (MOST_ROWS / rows).min(panels.end - first);
+            let most = if x.quants.n == 1 { ROWS_OF_ONE } else { MOST_ROWS };
+            let count = (most / rows).min(panels.end - first);
             let room = &mut room[..count * x.quants.n * rows];
             match &self.store {
                 Store::Floats(f) => {
@@ -179,8 +183,12 @@ impl Packed {
                 }
                 Store::Panels(p) => p.dots.product(p.format, room, p.some(first, count, self.cols), &x.quants),
             }
-            for (p, out) in room.chunks_exact(x.quants.n * rows).enumerate() {
-                store((first + p) * rows, out);
+            if x.quants.n == 1 {
+                store(first * rows, count * rows, room);
+            } else {
+                for (p, out) in room.chunks_exact(x.quants.n * rows).enumerate() {
+                    store((first + p) * rows, rows, out);
+                }
             }
             first += count;
         }
@@ -189,7 +197,7 @@ impl Packed {
     /// Numbers of a product's room for `n` inputs.
     #[must_use]
     pub const fn room(n: usize) -> usize {
-        n * MOST_ROWS
+        if n * MOST_ROWS > ROWS_OF_ONE { n * MOST_ROWS } else { ROWS_OF_ONE }
     }
 
     /// `out[i]` = row `ids[i]` times the one input.
@@ -205,7 +213,7 @@ impl Packed {
             assert!(id < self.rows, "row {id} of {}", self.rows);
             let panel = id / rows;
             if panel != made {
-                self.product(isa, x, panel..panel + 1, &mut room, |_, _| {});
+                self.product(isa, x, panel..panel + 1, &mut room, |_, _, _| {});
                 made = panel;
             }
             *out = room[id % rows];
