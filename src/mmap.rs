@@ -13,7 +13,11 @@ impl Mapped {
     /// Maps a whole file; an empty one is an empty slice.
     pub fn open(path: &Path) -> Result<Self, IoError> {
         let file = File::open(path).at(path, "open")?;
-        if file.metadata().at(path, "read")?.len() == 0 {
+        let about = file.metadata().at(path, "read")?;
+        if about.is_dir() {
+            return Err(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a folder")).at(path, "open");
+        }
+        if about.len() == 0 {
             return Ok(Self(None));
         }
         // SAFETY: the map is private to this process and read-only. Another process that shortens the file

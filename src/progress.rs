@@ -77,3 +77,18 @@ pub fn duration(seconds: f64) -> String {
         _ => format!("{} h {:02} min", s / 3600, s / 60 % 60),
     }
 }
+
+/// An error with its causes, but for those that it tells itself.
+#[must_use]
+pub fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}

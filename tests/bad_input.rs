@@ -1,53 +1,19 @@
-//! Bad input through the real programs: each case ends in an error that names the place and the way out, with the right exit
+//! Bad input of `tinyllm-train`: each case ends in an error that names the place and the way out, with the right exit
 //! code, and what was there before is there afterwards, to the byte.
 
-#[path = "common/gguf_model.rs"]
-mod gguf_model;
 #[path = "common/small_run.rs"]
 mod small_run;
+#[path = "common/table.rs"]
+mod table;
 
-use small_run::{Place, RUN, TRAIN, differing, said};
+use small_run::{Place, TRAIN, differing, said};
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
+use table::Table;
 use tinyllm::model::Tree;
 use tinyllm::model::io::hf;
-use tinyllm::quant::GgmlType;
-
-/// Collects the cases that went wrong, so that a test tells of all of them.
-#[derive(Default)]
-struct Table {
-    wrong: Vec<String>,
-    cases: usize,
-}
-
-impl Table {
-    /// A program that must end with `code`, say all of `words`, and leave every file in the place as it was.
-    fn refused(&mut self, place: &Place, what: &str, program: &str, args: &[&str], code: i32, words: &[&str]) {
-        let before = place.files(".");
-        let out = place.command(program, args).output().unwrap();
-        self.judge(what, &out, code, words);
-        let changed = differing(&before, &place.files("."));
-        if !changed.is_empty() {
-            self.wrong.push(format!("{what}: changed {changed:?}"));
-        }
-    }
-
-    fn judge(&mut self, what: &str, out: &Output, code: i32, words: &[&str]) {
-        self.cases += 1;
-        let said = said(out);
-        let missing: Vec<&&str> = words.iter().filter(|w| !said.contains(**w)).collect();
-        if out.status.code() != Some(code) || !missing.is_empty() || said.contains("panicked") {
-            self.wrong.push(format!("{what}: {:?} instead of {code}, without {missing:?}: {}", out.status, said.trim()));
-        }
-    }
-
-    fn done(self, at_least: usize) {
-        assert!(self.wrong.is_empty(), "{} of {} cases:\n{}", self.wrong.len(), self.cases, self.wrong.join("\n"));
-        assert!(self.cases >= at_least, "{} cases", self.cases);
-    }
-}
 
 /// What a case does to the recipe and the readings before they are prepared.
 enum Change {
@@ -455,32 +421,4 @@ fn a_full_disk() {
     place.ok(&["pretrain", "--resume", "--out", "run"]);
     assert_eq!(differing(&whole, &place.files("run")), [""; 0]);
     table.done(2);
-}
-
-/// A model file cut anywhere is refused with the offset, by every command; what is left of it is not run.
-#[test]
-fn model_files() {
-    let place = Place::new();
-    let mut table = Table::default();
-    gguf_model::tiny_model(&place.path("model.gguf"), GgmlType::Q8_0, 3);
-    let all = fs::read(place.path("model.gguf")).unwrap();
-    let cuts = (0..40).chain((1..40).map(|i| i * all.len() / 40)).chain([all.len() - 1]);
-    for cut in cuts {
-        fs::write(place.path("cut.gguf"), &all[..cut]).unwrap();
-        let words: &[&str] = if cut < 4 { &["cut.gguf"] } else { &["cut.gguf: byte "] };
-        table.refused(&place, &format!("info, cut at {cut}"), RUN, &["info", "cut.gguf"], 1, words);
-    }
-    for cut in [3, 30, 3000, all.len() / 2, all.len() - 1] {
-        fs::write(place.path("cut.gguf"), &all[..cut]).unwrap();
-        for args in [
-            &["generate", "cut.gguf", "-p", "Ax", "-n", "3"][..],
-            &["logits", "cut.gguf", "-p", "Ax"],
-            &["classify", "cut.gguf", "readings.csv"],
-        ] {
-            table.refused(&place, &format!("{}, cut at {cut}", args[0]), RUN, args, 1, &["cut.gguf"]);
-        }
-    }
-    table.refused(&place, "a CSV for a model", RUN, &["generate", "readings.csv"], 1, &["readings.csv", "GGUF"]);
-    table.refused(&place, "no classifier", RUN, &["classify", "model.gguf", "readings.csv"], 1, &["model.gguf", "labels"]);
-    table.done(90);
 }

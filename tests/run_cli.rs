@@ -2,21 +2,19 @@
 
 #[path = "common/gguf_model.rs"]
 mod gguf_model;
+#[path = "common/watch.rs"]
+mod watch;
 
 use assert_cmd::Command;
 use serde_json::Value as Json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tinyllm::data::Codec;
-use tinyllm::data::codec::SensorCodec;
-use tinyllm::data::readings::{Columns, TimeUnit};
-use tinyllm::data::sampling::Sampling;
-use tinyllm::data::scale::{Channel, Scale};
 use tinyllm::gguf::{Gguf, Value, Writer};
 use tinyllm::infer::{CacheType, Model, Session, continue_greedily};
 use tinyllm::model::Config;
 use tinyllm::quant::{FileType, GgmlType};
+use watch::codec;
 
 fn run(args: &[&str]) -> (i32, String, String) {
     let out = Command::cargo_bin("tinyllm-run").unwrap().args(args).output().unwrap();
@@ -34,33 +32,6 @@ fn refused(args: &[&str], code: i32, with: &str) {
     assert_eq!(got, code, "{args:?}: {err}");
     assert!(err.contains(with) && out.is_empty(), "{args:?}: {err}");
     assert!(!err.contains("panicked"), "{err}");
-}
-
-fn codec() -> Codec {
-    let channel = |name: &str| Channel {
-        name: name.into(),
-        sensor: "accelerometer".into(),
-        unit: "g".into(),
-        scale: Scale::Range { lo: -1.0, hi: 1.0 },
-        log: false,
-        mirrored: false,
-    };
-    let sensor = SensorCodec {
-        name: "watch".into(),
-        columns: Columns {
-            channels: vec!["ax".into(), "ay".into()],
-            label: Some("label".into()),
-            subject: None,
-            series: None,
-            time: None,
-            time_unit: TimeUnit::S,
-        },
-        label_names: [("0".to_owned(), "still".to_owned()), ("1".to_owned(), "walk".to_owned())].into(),
-        sampling: Sampling { rate_hz: Some(10.0), target_hz: None, window: 3, stride: 3, label_share: 1.0 },
-        channels: vec![channel("Ax"), channel("Ay")],
-        levels: 100,
-    };
-    Codec::new("Which?".into(), vec!["still".into(), "walk".into(), "walk up".into()], Some(sensor))
 }
 
 /// A folder with `plain.gguf`, no classifier, and `watch.gguf`, one with the codec.

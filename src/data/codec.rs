@@ -191,8 +191,11 @@ impl SensorCodec {
         if self.channels.is_empty() || self.channels.len() != self.columns.channels.len() {
             return Err(format!("{} channels for {} columns", self.channels.len(), self.columns.channels.len()));
         }
-        if s.window == 0 || s.stride == 0 || s.window > 1 << 20 || !rate(s.rate_hz) || !rate(s.target_hz) {
+        if !(1..=1 << 20).contains(&s.window) || !(1..=1 << 30).contains(&s.stride) {
             return Err(format!("a window of {} readings every {}", s.window, s.stride));
+        }
+        if !rate(s.rate_hz) || !rate(s.target_hz) {
+            return Err(format!("rates of {:?} and {:?} Hz", s.rate_hz, s.target_hz));
         }
         if s.target_hz.is_some() && s.rate_hz.is_none() && self.columns.time.is_none() {
             return Err("neither a rate nor a time column".into());

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// A pause in a recording longer than this many sampling intervals ends it and begins another.
 const GAP: f64 = 5.0;
 
+/// Readings that resampling may make of one, on average. What asks for more has a wrong rate or unit of time in it, and would fill
+/// the memory.
+const MOST: f64 = 100.0;
+
 /// How windows are cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +116,11 @@ impl Sampling {
         };
         if series.times.is_empty() {
             let rate = self.rate_hz.ok_or_else(|| DataError::recipe("readings need rate_hz or a time column to be resampled"))?;
+            if target / rate > MOST {
+                let what =
+                    format!("resampling from {rate} Hz to {target} makes more than {MOST} readings of each; correct rate_hz or target_hz");
+                return Err(DataError::recipe(what));
+            }
             return Ok(vec![Part::new(
                 series,
                 &(0..series.len()).map(|i| i as f64 / rate).collect::<Vec<_>>(),
@@ -126,6 +135,12 @@ impl Sampling {
         }
         steps.sort_by(f64::total_cmp);
         let interval = steps[steps.len() / 2];
+        if !(interval * target <= MOST && (1.0 / interval).is_finite()) {
+            let what = format!(
+                "its rows are {interval} s apart, of which {target} Hz would make more than {MOST} each; correct the times, time_unit or target_hz"
+            );
+            return Err(DataError::line(&series.path, series.lines[0], what));
+        }
         let mut parts = vec![];
         let mut first = 0;
         for i in 1..=series.len() {
@@ -219,5 +234,20 @@ mod tests {
         times[10..].iter_mut().for_each(|t| *t += 3.0);
         let got = sampling(None, Some(10.0)).parts(&series(&[UNLABELLED; 20], times)).unwrap();
         assert_eq!(got.iter().map(|p| p.lines.clone()).collect::<Vec<_>>(), [(2..12).collect::<Vec<_>>(), (12..22).collect()]);
+    }
+
+    #[test]
+    fn rates_that_would_fill_the_memory_are_refused() {
+        let parts = |s: Sampling, times: Vec<f64>| s.parts(&series(&[0; 4], times)).map(|p| p.len()).map_err(|e| e.to_string());
+        let fast = parts(sampling(Some(1.0), Some(101.0)), vec![]).unwrap_err();
+        assert!(fast.contains("from 1 Hz to 101") && fast.contains("rate_hz"), "{fast}");
+        assert_eq!(parts(sampling(Some(1.0), Some(100.0)), vec![]), Ok(1));
+        for step in [10.1, 1e300, f64::MAX / 3.0, 1e-310] {
+            let slow = parts(sampling(None, Some(10.0)), (0..4).map(|i| f64::from(i) * step).collect()).unwrap_err();
+            assert!(slow.starts_with("a.csv:2: ") && slow.contains("s apart") && slow.contains("time_unit"), "{slow}");
+        }
+        // Differences beyond all numbers.
+        assert!(parts(sampling(None, Some(10.0)), vec![-1e308, -9e307, 9e307, 1e308]).is_err());
+        assert_eq!(parts(sampling(None, Some(10.0)), vec![0.0, 10.0, 20.0, 30.0]), Ok(1));
     }
 }

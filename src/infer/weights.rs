@@ -115,6 +115,10 @@ impl Model {
         }
         let tokenizer = tokenizer(&file)?;
         let config = config(&file, tokenizer.n_vocab())?;
+        if let Some(extra) = file.tensors().iter().find(|t| block_of(&t.name).is_some_and(|block| block >= config.n_layer)) {
+            let what = format!("{} is of a block too many: gpt2.block_count is {}", extra.name, config.n_layer);
+            return Err(file.unusable_tensor(extra, &what).into());
+        }
         let file = Arc::new(file);
         // Weights are read once, from end to end.
         file.prefault();
@@ -181,6 +185,11 @@ fn config(file: &Gguf, n_vocab: usize) -> Result<Config, ModelError> {
     Ok(config)
 }
 
+/// The block that a tensor belongs to, by its name.
+fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
 fn tokenizer(file: &Gguf) -> Result<Tokenizer, ModelError> {
     let kind = file.string("tokenizer.ggml.model")?;
     if kind != "gpt2" {
@@ -228,7 +237,10 @@ impl Loader<'_> {
         let (tensor, ty) = self.tensor(name, &[len])?;
         let mut out = vec![0.0; len];
         ty.dequantize_row(&mut out, self.file.data(tensor));
-        Ok(out)
+        match out.iter().position(|x| !x.is_finite()) {
+            Some(i) => Err(self.file.unusable_tensor(tensor, &format!("{name} holds {} as number {i}: the file is damaged", out[i]))),
+            None => Ok(out),
+        }
     }
 
     fn norm(&self, name: &str, c: usize) -> Result<Norm, GgufError> {

@@ -1,6 +1,6 @@
 //! `tinyllm-run classify`: raw readings in, a label and its probability out.
 
-use super::common::{ModelArgs, print_json};
+use super::common::{ModelArgs, ensure_finite, print_json};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
@@ -72,6 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .iter()
                 .map(|p| p.exp())
                 .collect();
+            ensure_finite(&model, probs.iter().copied())?;
             let best = likeliest(&probs);
             if !q.truth.is_empty() {
                 told += 1;

@@ -1,6 +1,6 @@
 //! What the subcommands share.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use tinyllm::cores;
@@ -84,6 +84,13 @@ impl ModelArgs {
         let threads = self.threads.settle();
         tinyllm::infer::pool(threads).with_context(|| format!("cannot start {threads} threads"))?.install(work)
     }
+}
+
+/// Refuses results that are no numbers: weights that are none have gone into them.
+pub fn ensure_finite(model: &Model, results: impl IntoIterator<Item = f64>) -> Result<()> {
+    let what = "what the model says is no number: weights in the file are damaged; copy or export it again";
+    ensure!(results.into_iter().all(f64::is_finite), "{}: {what}", model.file.path().display());
+    Ok(())
 }
 
 /// Prints a line of JSON and sees that it gets there.

@@ -1,6 +1,6 @@
 //! `tinyllm-run generate`: a prompt in, its continuation out.
 
-use super::common::ModelArgs;
+use super::common::{ModelArgs, ensure_finite};
 use anyhow::Result;
 use std::io::{self, Write};
 use std::time::Instant;
@@ -72,6 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         let read = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
+        ensure_finite(&model, session.logits().iter().map(|&x| x.into()))?;
         let mut out = io::stdout().lock();
         let (mut text, mut decoder, mut made) = (String::new(), StreamDecoder::new(), 0);
         let mut end = "";

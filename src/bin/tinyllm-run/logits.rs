@@ -1,6 +1,6 @@
 //! `tinyllm-run logits`: log-probabilities of the next token, for comparing engines.
 
-use super::common::{ModelArgs, print_json};
+use super::common::{ModelArgs, ensure_finite, print_json};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
         let pieces: Vec<&[u32]> = if args.every { tokens.chunks(1).collect() } else { vec![&tokens] };
         let after = |piece: &[u32]| -> Result<Vec<Likely>> {
             session.feed(piece)?;
+            ensure_finite(&model, session.logits().iter().map(|&x| x.into()))?;
             Ok(likeliest(session.logits(), args.top))
         };
         pieces.into_iter().map(after).collect::<Result<Vec<_>>>()

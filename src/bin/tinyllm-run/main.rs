@@ -11,6 +11,7 @@ mod random;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use tinyllm::progress::told;
 
 /// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller, time it.
 ///
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if common::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            eprintln!("error: {}", told(&*e));
             ExitCode::FAILURE
         }
     }

@@ -7,10 +7,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 use tinyllm::gguf::Gguf;
+use tinyllm::infer::Model;
 use tinyllm::model::io::imatrix;
 use tinyllm::model::io::requantize::{self, Change, Options};
 use tinyllm::progress::Progress;
 use tinyllm::quant::FileType;
+use tinyllm::simd::Isa;
 
 /// Write a GPT-2's GGUF file in another type.
 ///
@@ -54,6 +56,8 @@ fn file_type(name: &str) -> Result<FileType, String> {
 pub fn run(args: &Args) -> Result<()> {
     let file = Gguf::open(&args.input)?;
     ensure!(!args.output.exists(), "{}: it exists already; remove it, or give another name", args.output.display());
+    // What cannot be run is not worth rounding: a file that is no whole GPT-2 is refused here.
+    Model::from_gguf(Gguf::open(&args.input)?, Isa::detect())?;
     let importance = args.imatrix.as_deref().map(imatrix::read).transpose()?;
     let options = Options { importance: importance.as_ref(), allow_requantize: args.allow_requantize };
     let threads = args.threads.map_or(0, usize::from);

@@ -17,6 +17,7 @@ mod ranges;
 
 use clap::Parser;
 use std::process::ExitCode;
+use tinyllm::progress::told;
 
 fn main() -> ExitCode {
     let args = args::Cli::parse();
@@ -29,21 +30,10 @@ fn main() -> ExitCode {
         }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tinyllm-train: {}", told(&error));
+            eprintln!("tinyllm-train: {}", told(&*error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes, but for those that it tells itself.
-fn told(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
-        }
-    }
-    text
 }
 
 /// Whoever read our output has enough (`| head`): no reason to complain.

@@ -281,3 +281,20 @@ trait Lanes: Copy {
     unsafe fn read(self, p: *const f32) -> Self::F;
     unsafe fn write(self, p: *mut f32, f: Self::F);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The best set of a processor is found. `scripts/arm.sh test` says which one it must be, so that no kernel goes untested unnoticed.
+    #[test]
+    fn the_best_set_comes_first_and_plain_last() {
+        let names: Vec<&str> = Dots::available().into_iter().map(Dots::name).collect();
+        println!("products by {}", names.join(", "));
+        assert_eq!(names.last(), Some(&"plain"));
+        assert_eq!(Dots::under(Isa::detect()).name(), names[0]);
+        if let Ok(expected) = std::env::var("TINYLLM_EXPECTED_DOTS") {
+            assert_eq!(names[0], expected);
+        }
+    }
+}

@@ -133,6 +133,16 @@ const fn offset<L: Lanes, F: Form>() -> i32 {
     if F::SHAPE.bits == 8 && L::SIGNED { 0 } else { F::SHAPE.offset }
 }
 
+/// `acc` and the products of 16 columns. Inlined whatever its size: on its own it would be compiled without the features, and so each of
+/// its instructions would be a call.
+#[inline(always)]
+fn sixteen<L: Lanes, C: Class>(l: L, acc: L::Acc, w: [L::B; 4], x: L::X) -> L::Acc {
+    if C::WIDE {
+        return l.dot_wide(acc, w, x);
+    }
+    l.dot::<3>(l.dot::<2>(l.dot::<1>(l.dot::<0>(acc, w[0], x), w[1], x), w[2], x), w[3], x)
+}
+
 /// Sums of 32 columns: of the first and the second 16, or of all of them in the first.
 ///
 /// # Safety
@@ -141,29 +151,13 @@ const fn offset<L: Lanes, F: Form>() -> i32 {
 unsafe fn dots<L: Lanes, C: Class>(l: L, offset: i32, w: &[L::B; 8], x: *const i8, sums: *const i16) -> [L::I; 2] {
     // SAFETY: as the caller promises.
     let ([x, y], sum) = unsafe { ([l.activations(x), l.activations(x.add(16))], |i: usize| offset * i32::from(*sums.add(i))) };
-    let first = |acc: L::Acc| {
-        if C::WIDE {
-            return l.dot_wide(acc, [w[0], w[1], w[2], w[3]], x);
-        }
-        let acc = l.dot::<0>(acc, w[0], x);
-        let acc = l.dot::<1>(acc, w[1], x);
-        let acc = l.dot::<2>(acc, w[2], x);
-        l.dot::<3>(acc, w[3], x)
-    };
-    let second = |acc: L::Acc| {
-        if C::WIDE {
-            return l.dot_wide(acc, [w[4], w[5], w[6], w[7]], y);
-        }
-        let acc = l.dot::<0>(acc, w[4], y);
-        let acc = l.dot::<1>(acc, w[5], y);
-        let acc = l.dot::<2>(acc, w[6], y);
-        l.dot::<3>(acc, w[7], y)
-    };
+    let (low, high) = ([w[0], w[1], w[2], w[3]], [w[4], w[5], w[6], w[7]]);
+    let first = sixteen::<L, C>(l, l.begin(sum(0)), low, x);
     if C::SUB == 32 {
-        let all = l.finish(second(first(l.begin(sum(0)))), sum(0));
+        let all = l.finish(sixteen::<L, C>(l, first, high, y), sum(0));
         [all, all]
     } else {
-        [l.finish(first(l.begin(sum(0))), sum(0)), l.finish(second(l.begin(sum(1))), sum(1))]
+        [l.finish(first, sum(0)), l.finish(sixteen::<L, C>(l, l.begin(sum(1)), high, y), sum(1))]
     }
 }
 
