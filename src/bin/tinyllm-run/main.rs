@@ -3,14 +3,17 @@
 mod classify;
 mod common;
 mod generate;
+mod imatrix;
 mod info;
 mod logits;
+mod perplexity;
 mod quantize;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller.
+/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller
+/// and see what that costs.
 ///
 /// Exit status: 0 done, 1 an error (said on standard error), 2 a command line that makes no sense. A reader that
 /// closes the pipe early (`... | head`) is no error.
@@ -27,6 +30,8 @@ enum Command {
     Generate(generate::Args),
     Logits(logits::Args),
     Classify(classify::Args),
+    Perplexity(perplexity::Args),
+    Imatrix(imatrix::Args),
     Quantize(quantize::Args),
 }
 
@@ -36,6 +41,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Quantize(args) => quantize::run(&args),
     };
     match result {
