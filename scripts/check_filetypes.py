@@ -20,39 +20,13 @@ import tempfile
 import time
 
 import gguf_tensors
+import libllama
 import oracle_env
 
-PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
 TYPES = {
     "f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q6_k": 18, "q5_1": 9, "q5_k_m": 17, "q5_k_s": 16, "q5_0": 8, "q4_1": 3,
     "q4_k_m": 15, "q4_k_s": 14, "q4_0": 2, "q3_k_l": 13, "q3_k_m": 12, "q3_k_s": 11, "q2_k": 10,
 }  # fmt: skip
-
-
-class Params(ctypes.Structure):
-    """The beginning of llama_model_quantize_params, and room for the rest of any version."""
-
-    _fields_ = [("nthread", ctypes.c_int32), ("ftype", ctypes.c_int32), ("output", ctypes.c_int32), ("embedding", ctypes.c_int32), ("rest", ctypes.c_uint8 * 240)]
-
-
-def library():
-    folder = oracle_env.ROOT / "target" / "oracle-llama"
-    found = list(folder.glob("**/libllama*.so*"))
-    if not found:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["npm", "install", "--silent", "--no-save", "--ignore-scripts", "--prefix", folder, PACKAGE], check=True)
-        except (OSError, subprocess.CalledProcessError) as e:
-            oracle_env.skip(f"needs {PACKAGE}, and could not install it ({e})")
-        found = list(folder.glob("**/libllama.*so*"))
-    lib = ctypes.CDLL(str(next(p for p in found if "common" not in p.name)))
-    lib.llama_model_quantize_default_params.restype = Params
-    lib.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Params)]
-    lib.llama_model_quantize.restype = ctypes.c_uint32
-    silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
-    lib.llama_log_set(silent, None)
-    lib.keep = silent
-    return lib
 
 
 def tensors(path):
@@ -71,7 +45,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", default="release", help="of cargo")
     args = parser.parse_args()
-    lib = library()
+    lib = libllama.library()
     cargo = lambda *a, **env: subprocess.run(["cargo", *a, "--quiet", "--profile", args.profile], cwd=oracle_env.ROOT, check=True, env={**os.environ, **env}, stdout=subprocess.DEVNULL)
     cargo("build", "--bin", "tinyllm-run")
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", oracle_env.ROOT / "target"))

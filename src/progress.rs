@@ -46,6 +46,13 @@ impl Progress {
         }
     }
 
+    /// [`set`](Self::set), of work whose amount is known better by now.
+    pub fn of(&mut self, done: u64, total: u64, message: &str) {
+        self.total = total;
+        self.bar.set_length(total);
+        self.set(done, message);
+    }
+
     /// Adds to how far the work is.
     pub fn add(&mut self, more: u64) {
         self.set(self.bar.position() + more, "");

@@ -61,8 +61,11 @@ fn json(text: &str) -> Json {
 #[test]
 fn help_and_nonsense() {
     let (help, _) = ok(&["--help"]);
-    assert!(["info", "generate", "logits", "classify", "quantize", "Exit status"].iter().all(|w| help.contains(w)), "{help}");
-    for command in ["info", "generate", "logits", "classify", "quantize"] {
+    assert!(
+        ["info", "generate", "logits", "classify", "quantize", "perplexity", "imatrix", "Exit status"].iter().all(|w| help.contains(w)),
+        "{help}"
+    );
+    for command in ["info", "generate", "logits", "classify", "quantize", "perplexity", "imatrix"] {
         assert!(ok(&[command, "--help"]).0.contains("Examples:"), "{command}");
     }
     refused(&[], 2, "Usage");
@@ -333,4 +336,73 @@ fn importance_is_used_where_it_is_known() {
     refused(&["quantize", text(&model), text(&out), "--type", "q4_k", "--imatrix", text(&imatrix)], 1, "it is another model's");
     importance_file(&imatrix, 256, &["blk.0.other.weight"]);
     refused(&["quantize", text(&model), text(&out), "--type", "q4_k", "--imatrix", text(&imatrix)], 1, "none of the model's tensors");
+}
+
+#[test]
+fn perplexity_is_told_and_what_has_none_is_refused() {
+    let (dir, plain, watch) = models();
+    let (text_file, gz) = (dir.path().join("t.txt"), dir.path().join("t.gz"));
+    let words: String = (0..200).map(|i| format!("the {} 4\n", i * 37 % 101)).collect();
+    std::fs::write(&text_file, &words).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    std::io::Write::write_all(&mut packed, words.as_bytes()).unwrap();
+    std::fs::write(&gz, packed.finish().unwrap()).unwrap();
+    let told = json(&ok(&["perplexity", text(&plain), text(&text_file), "--json"]).0);
+    let n = Model::open(&plain).unwrap().prompt(&words).len();
+    assert_eq!((told["tokens"].as_u64(), told["ctx"].as_u64()), (Some(n as u64), Some(96)));
+    assert_eq!(told["windows"], n / 96);
+    assert_eq!(told["scored"], n / 96 * 47, "the tokens behind the first 49 of each window");
+    assert!(told["perplexity"].as_f64().unwrap() > 1.0 && told["perplexity_error"].as_f64().unwrap() > 0.0 && told["against"].is_null());
+    let same = |other: &Json| assert_eq!(other["perplexity"], told["perplexity"]);
+    same(&json(&ok(&["perplexity", text(&plain), text(&gz), "--json", "-t", "1"]).0));
+    let piped =
+        Command::cargo_bin("tinyllm-run").unwrap().args(["perplexity", text(&plain), "-", "--json"]).write_stdin(words.clone()).output();
+    same(&json(&String::from_utf8(piped.unwrap().stdout).unwrap()));
+    assert_eq!(json(&ok(&["perplexity", text(&plain), text(&text_file), "--ctx", "20", "--json"]).0)["ctx"], 20);
+    let (out, _) = ok(&["perplexity", text(&watch), text(&text_file), "--ctx", "90", "--against", text(&plain)]);
+    assert!(["perplexity", "ratio", "divergence", "99 % below", "same likeliest token"].iter().all(|w| out.contains(w)), "{out}");
+
+    refused(&["perplexity", text(&plain), "no/such.txt"], 1, "no/such.txt");
+    refused(&["perplexity", text(&plain), text(&text_file), "--ctx", "1"], 2, "2 tokens or more");
+    refused(&["perplexity", text(&plain), text(&text_file), "--ctx", "97"], 1, "the model has 96 positions");
+    refused(&["perplexity", text(&watch), text(&text_file), "--against", text(&plain)], 1, "give --ctx 96");
+    for (what, with) in [("", "the text is empty"), ("x", "one token")] {
+        std::fs::write(&text_file, what).unwrap();
+        refused(&["perplexity", text(&plain), text(&text_file)], 1, with);
+        refused(&["imatrix", text(&plain), text(&text_file), "--out", text(&dir.path().join("i"))], 1, with);
+    }
+    std::fs::write(&text_file, [b'a', 0xff, b'b']).unwrap();
+    refused(&["perplexity", text(&plain), text(&text_file)], 1, "UTF-8");
+    std::fs::write(&text_file, "two words").unwrap();
+    let other = dir.path().join("other.gguf");
+    let vocabulary = Config { n_vocab: Some(262), ..gguf_model::tiny_config() };
+    other_vocabulary(&other, &vocabulary);
+    refused(&["perplexity", text(&plain), text(&text_file), "--against", text(&other)], 1, "cannot be compared");
+}
+
+/// A model with one token more.
+fn other_vocabulary(path: &Path, config: &Config) {
+    let (mut tokens, merges) = gguf_model::tiny_vocabulary();
+    tokens.insert(260, "Ġ4Ġ".into());
+    let mut w = Writer::new();
+    gguf_model::metadata(&mut w, config, &tokens, &merges, 261, 0);
+    gguf_model::tensors(&mut w, config, &gguf_model::random_weights(config, 3), GgmlType::F32);
+    w.write(path).unwrap();
+}
+
+#[test]
+fn a_mix_needs_a_text_and_a_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out, words) = (wide(dir.path()), dir.path().join("out.gguf"), dir.path().join("t.txt"));
+    std::fs::write(&words, "the 4 the 5 the 6 ".repeat(20)).unwrap();
+    refused(&["quantize", text(&model), text(&out), "--type", "auto"], 2, "--text");
+    refused(&["quantize", text(&model), text(&out), "--type", "q4_0", "--text", text(&words)], 1, "--text is what --type auto");
+    refused(&["quantize", text(&model), text(&out), "--type", "auto", "--text", text(&words), "--max-kl", "0"], 2, "above 0");
+    refused(&["quantize", text(&model), text(&out), "--type", "auto", "--text", text(&words), "--max-kl", "1e-12"], 1, "raise the bound");
+    refused(&["quantize", text(&model), text(&out), "--type", "auto", "--text", "no/such"], 1, "no/such");
+    assert!(!out.exists());
+    let (said, _) = ok(&["quantize", text(&model), text(&out), "--type", "auto", "--text", text(&words), "--max-kl", "0.02"]);
+    assert!(["matrix", "share", "measured as a whole", "auto (file type"].iter().all(|w| said.contains(w)), "{said}");
+    assert_eq!(ok(&["logits", text(&out), "-p", "Ax", "--top", "2"]).0.lines().count(), 2);
+    refused(&["quantize", text(&out), text(&dir.path().join("again")), "--type", "auto", "--text", text(&words)], 1, "already");
 }

@@ -193,6 +193,35 @@ fn some_logits_are_those_of_all() {
     }
 }
 
+/// Logits of all rows of a chunk at once, with every kind of matrix and cache, on one thread and two.
+#[test]
+fn logits_of_every_row_are_those_of_each() {
+    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q6_K, GgmlType::Q4_K] {
+        let t = tiny(ty);
+        let tokens = tokens(96);
+        for (cache, threads) in [(CacheType::F32, 1), (CacheType::F16, 2), (CacheType::Q8, 2)] {
+            let singly: Vec<Vec<f32>> = {
+                let mut session = Session::with(&t.model, 96, cache);
+                let one = |&token: &u32| {
+                    session.feed(&[token]).unwrap();
+                    session.logits().to_vec()
+                };
+                tokens.iter().map(one).collect()
+            };
+            let mut at = 0;
+            pool(threads).unwrap().install(|| {
+                let mut session = Session::with(&t.model, 96, cache);
+                for (n, rows) in [(1, 1), (20, 20), (7, 1), (1, 0), (64, 63), (3, 2)] {
+                    let got = session.feed_every(&tokens[at..at + n], rows).unwrap().to_vec();
+                    at += n;
+                    assert!(got == singly[at - rows..at].concat(), "{}, {cache:?}: the last {rows} of {n}", ty.name());
+                    assert_eq!(session.logits(), singly[at - 1], "{}, {cache:?}: the last of {n}", ty.name());
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_refused_and_nothing_is_lost() {
     let t = tiny(GgmlType::F32);
@@ -200,6 +229,7 @@ fn what_cannot_be_read_is_refused_and_nothing_is_lost() {
     session.feed(&tokens(90)).unwrap();
     let before = session.logits().to_vec();
     assert_eq!(session.feed(&tokens(7)), Err(SessionError::ContextFull { more: 7, held: 90, room: 96 }));
+    assert_eq!(session.feed_every(&tokens(7), 1).unwrap_err(), SessionError::ContextFull { more: 7, held: 90, room: 96 });
     assert_eq!(session.feed(&[261]), Err(SessionError::NoToken { id: 261, vocab: 261 }));
     assert_eq!(session.logits(), before);
     session.feed(&tokens(6)).unwrap();

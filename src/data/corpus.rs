@@ -38,8 +38,7 @@ pub fn read(files: &[PathBuf], field: &str, separator: Option<&str>, seen: &mut 
         if name.trim_end_matches(".gz").ends_with(".jsonl") {
             jsonl(path, field, &mut add)?;
         } else {
-            let mut text = String::new();
-            open(path)?.read_to_string(&mut text).at(path, "read as UTF-8 text")?;
+            let text = text(path)?;
             match separator {
                 Some(separator) => text.split(separator).for_each(&mut add),
                 None => add(&text),
@@ -51,6 +50,13 @@ pub fn read(files: &[PathBuf], field: &str, separator: Option<&str>, seen: &mut 
         return Err(DataError::file(&path, "there is no text in this source that is not in another one already"));
     }
     Ok((texts, dropped))
+}
+
+/// A file's text, as a whole; unpacked if it is gzipped.
+pub fn text(path: &Path) -> Result<String, DataError> {
+    let mut text = String::new();
+    open(path)?.read_to_string(&mut text).at(path, "read as UTF-8 text")?;
+    Ok(text)
 }
 
 fn jsonl(path: &Path, field: &str, add: &mut impl FnMut(&str)) -> Result<(), DataError> {

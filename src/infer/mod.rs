@@ -27,19 +27,22 @@
 //! allocates nothing. Rayon's threads pack the matrices when a model is opened.
 //! This is a second reading of the model, apart from the trainer's, and tests hold the two together.
 
+mod importance;
 mod kernels;
 mod labels;
 mod packed;
 mod pass;
+mod replace;
 mod sampler;
 mod session;
 mod weights;
 
 pub use crate::simd::cache::{CacheType, KvCache};
+pub use importance::{ImportanceError, importance};
 pub use labels::{continue_greedily, label_log_probs};
 pub use packed::{Activations, Input, Kind, Packed};
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
-pub use session::{Session, SessionError};
+pub use session::{CHUNK, Session, SessionError};
 pub use weights::{Block, Linear, Model, ModelError, Norm};
 
 /// A pool of `threads` threads to run sessions in: `pool(2)?.install(|| ...)`.

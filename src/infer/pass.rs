@@ -6,6 +6,7 @@
 //! their own.
 #![allow(unsafe_code)] // Parts of one buffer are written by several threads.
 
+use super::importance::{Sums, Watch};
 use super::kernels;
 use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
 use super::weights::{Block, Linear, Model, Norm};
@@ -37,6 +38,8 @@ pub struct Room {
     chunks: Vec<u16>,
     /// The number of the job's first phase, counted over all jobs.
     phases: u64,
+    /// What is watched of the products' inputs, if anything.
+    pub sums: Option<Sums>,
 }
 
 /// What a member of the team has for itself.
@@ -72,8 +75,20 @@ impl Room {
             members: (0..members).map(|_| Mutex::new(member())).collect(),
             chunks: Vec::with_capacity(PHASES.min(model.config.n_layer * STEPS_OF_MANY.len())),
             phases: 0,
+            sums: None,
         }
     }
+}
+
+/// Number of the matrix that a block's product is with, among all blocks' four.
+const fn watched(layer: usize, step: Step) -> usize {
+    let part = match step {
+        Step::Qkv => 0,
+        Step::Out => 1,
+        Step::Up => 2,
+        _ => 3,
+    };
+    4 * layer + part
 }
 
 /// The phases of a block.
@@ -99,24 +114,26 @@ const STEPS_OF_MANY: [Step; 9] =
 /// Shares of a phase a member: enough that a slow one does not hold up the rest.
 const SHARES: usize = 6;
 
-/// Reads `tokens`, which fit, at positions from `start` on; leaves the last one's residual row in `room.x`, as its last.
+/// Reads `tokens`, which fit, at positions from `start` on; leaves their residual rows in `room.x`.
 pub fn run(team: &mut Team, model: &Model, room: &mut Room, cache: &mut KvCache, tokens: &[u32], start: usize) {
-    let n = tokens.len();
-    let steps: &[Step] = if n == 1 { &STEPS_OF_ONE } else { &STEPS_OF_MANY };
-    let members = team.members();
     let mut chunks = std::mem::take(&mut room.chunks);
+    // Inputs that are watched are made ready in phases of their own, where each row is there once.
+    let singly = tokens.len() == 1 && room.sums.is_none();
+    let steps: &[Step] = if singly { &STEPS_OF_ONE } else { &STEPS_OF_MANY };
     let pass = Pass {
         model,
-        n,
+        n: tokens.len(),
+        singly,
         start,
         x: Shared::new(&mut room.x),
         qkv: Shared::new(&mut room.qkv),
         att: Shared::new(&mut room.att),
         ff: Shared::new(&mut room.ff),
-        acts: room.acts.parts(),
+        inputs: Rows { n: tokens.len(), isa: model.isa, eps: model.norm_eps, acts: room.acts.parts() },
         members: &room.members,
         cache: cache.shared(),
-        shares: if members == 1 { 1 } else { members * SHARES },
+        watch: room.sums.as_mut().map(Sums::watch),
+        shares: shares(team),
     };
     pass.embed(tokens);
     // A job of the team has so many phases at most; a deep model is several jobs.
@@ -138,8 +155,7 @@ pub fn run(team: &mut Team, model: &Model, room: &mut Room, cache: &mut KvCache,
 
 /// `out` = the product of all rows of `w` with one input: logits of a hidden state.
 pub fn head(team: &mut Team, isa: Isa, w: &Packed, out: &mut [f32], hidden: &[f32], room: &mut Room) {
-    let shares = if team.members() == 1 { 1 } else { team.members() * SHARES };
-    let chunks = w.panels().min(shares);
+    let chunks = w.panels().min(shares(team));
     room.acts.set(w.kind(), isa, hidden);
     let (rows, out) = (w.rows(), Shared::new(out));
     let (input, members) = (room.acts.input(w.kind(), w.cols()), &room.members);
@@ -153,10 +169,39 @@ pub fn head(team: &mut Team, isa: Isa, w: &Packed, out: &mut [f32], hidden: &[f3
     });
 }
 
+/// `out (M, V)` = logits after each of the `rows` of the chunk that [`run`] read last.
+pub fn heads(team: &mut Team, model: &Model, out: &mut [f32], rows: Range<usize>, room: &mut Room) {
+    let (w, c) = (model.head(), model.config.n_embd);
+    let inputs = Rows { n: rows.len(), isa: model.isa, eps: model.norm_eps, acts: room.acts.parts() };
+    let (x, out, members) = (Shared::new(&mut room.x[rows.start * c..rows.end * c]), Shared::new(out), &room.members);
+    let chunks = [inputs.n.min(shares(team)), w.panels().min(shares(team))];
+    team.run(&chunks.map(|n| n as u16), &|phase, chunk, member| {
+        let mut member = members[member].lock().expect("no member panicked");
+        if phase == 0 {
+            inputs.set(share(inputs.n, chunk, chunks[0]), w.kind(), x, c, Some(&model.output_norm), &mut member.normed, None);
+            return;
+        }
+        // SAFETY: the inputs were made ready in the phase before.
+        let input = unsafe { inputs.input(w.kind(), c) };
+        w.product(model.isa, &input, share(w.panels(), chunk, chunks[1]), &mut member.panel, |first, height, values| {
+            let there = (w.rows() - first).min(height);
+            for (r, values) in values.chunks(height).enumerate() {
+                // SAFETY: a panel's rows are one chunk's alone.
+                unsafe { out.part(r * w.rows() + first, there) }.copy_from_slice(&values[..there]);
+            }
+        });
+    });
+}
+
 /// `out[i]` = row `ids[i]` of `w` times a hidden state.
 pub fn some(isa: Isa, w: &Packed, out: &mut [f32], ids: &[u32], hidden: &[f32], room: &mut Room) {
     room.acts.set(w.kind(), isa, hidden);
     w.gather(isa, &mut out[..ids.len()], ids, &room.acts.input(w.kind(), w.cols()));
+}
+
+/// Into how many chunks a phase may be cut.
+fn shares(team: &Team) -> usize {
+    if team.members() == 1 { 1 } else { team.members() * SHARES }
 }
 
 /// Part `chunk` of `chunks` of `all`.
@@ -167,15 +212,86 @@ const fn share(all: usize, chunk: usize, chunks: usize) -> Range<usize> {
 struct Pass<'a> {
     model: &'a Model,
     n: usize,
+    /// Whether each member makes the one row's input ready for itself.
+    singly: bool,
     start: usize,
     x: Shared<'a>,
     qkv: Shared<'a>,
     att: Shared<'a>,
     ff: Shared<'a>,
-    acts: Parts<'a>,
+    inputs: Rows<'a>,
     members: &'a [Mutex<Member>],
     cache: Layers<'a>,
+    watch: Option<Watch<'a>>,
     shares: usize,
+}
+
+/// Several rows that become a product's inputs.
+struct Rows<'a> {
+    n: usize,
+    isa: Isa,
+    eps: f64,
+    acts: Parts<'a>,
+}
+
+impl<'a> Rows<'a> {
+    /// Makes rows `some` of `from (N, cols)`, after `norm` if there is one, ready for a product of the next phase.
+    fn set(
+        &self,
+        some: Range<usize>,
+        kind: Kind,
+        from: Shared<'_>,
+        cols: usize,
+        norm: Option<&Norm>,
+        room: &mut [f32],
+        watch: Option<&Watch<'_>>,
+    ) {
+        let (block, sub) = kind.blocks(cols);
+        for r in some {
+            // SAFETY: these rows are this chunk's alone; the rows they are made from were written in a phase before.
+            let (x, row) = unsafe {
+                let row = Row {
+                    kind,
+                    floats: self.acts.floats.part(r * cols, cols),
+                    quants: self.acts.quants.part(r * cols, cols),
+                    scales: self.acts.scales.part(r * (cols / block), cols / block),
+                    sums: self.acts.sums.part(r * (cols / sub), cols / sub),
+                };
+                (&*from.part(r * cols, cols), row)
+            };
+            let x = self.normed(x, norm, room);
+            if let Some(watch) = watch {
+                // SAFETY: as above.
+                unsafe { watch.see(r, x) };
+            }
+            row.set(self.isa, x);
+        }
+    }
+
+    /// The rows that were made ready, of `cols` columns.
+    ///
+    /// # Safety
+    /// As long as they are read, nobody may make others ready.
+    unsafe fn input(&self, kind: Kind, cols: usize) -> Input<'a> {
+        let (n, (block, sub)) = (self.n, kind.blocks(cols));
+        // SAFETY: nobody writes them, as the caller promises.
+        unsafe {
+            let quants = Inputs {
+                n,
+                cols,
+                quants: self.acts.quants.part(0, n * cols),
+                scales: self.acts.scales.part(0, n * (cols / block)),
+                sums: self.acts.sums.part(0, n * (cols / sub)),
+            };
+            Input { kind, floats: self.acts.floats.part(0, n * cols), quants }
+        }
+    }
+
+    fn normed<'r>(&self, x: &'r [f32], norm: Option<&Norm>, room: &'r mut [f32]) -> &'r [f32] {
+        let Some(norm) = norm else { return x };
+        kernels::norm(self.isa, room, x, &norm.w, &norm.b, self.eps);
+        room
+    }
 }
 
 /// What a product's values become.
@@ -227,10 +343,15 @@ impl Pass<'_> {
         let (c, f) = (self.model.config.n_embd, self.model.config.ff());
         match step {
             Step::Attend => self.attend(layer, chunk, &mut member),
-            Step::Norm1 => self.rows(chunk, chunks, block.attn_qkv.w.kind(), self.x, c, Some(&block.attn_norm), &mut member),
-            Step::Attended => self.rows(chunk, chunks, block.attn_output.w.kind(), self.att, c, None, &mut member),
-            Step::Norm2 => self.rows(chunk, chunks, block.ffn_up.w.kind(), self.x, c, Some(&block.ffn_norm), &mut member),
-            Step::Hidden => self.rows(chunk, chunks, block.ffn_down.w.kind(), self.ff, f, None, &mut member),
+            Step::Norm1 | Step::Attended | Step::Norm2 | Step::Hidden => {
+                let (w, from, cols, norm) = match step {
+                    Step::Norm1 => (&block.attn_qkv.w, self.x, c, Some(&block.attn_norm)),
+                    Step::Attended => (&block.attn_output.w, self.att, c, None),
+                    Step::Norm2 => (&block.ffn_up.w, self.x, c, Some(&block.ffn_norm)),
+                    _ => (&block.ffn_down.w, self.ff, f, None),
+                };
+                self.inputs.set(share(self.n, chunk, chunks), w.kind(), from, cols, norm, &mut member.normed, self.watch.as_ref());
+            }
             Step::Qkv | Step::Out | Step::Up | Step::Down => {
                 let (linear, from, cols, norm, onto) = match step {
                     Step::Qkv => (&block.attn_qkv, self.x, c, Some(&block.attn_norm), Onto::Plain(self.qkv)),
@@ -238,31 +359,16 @@ impl Pass<'_> {
                     Step::Up => (&block.ffn_up, self.x, c, Some(&block.ffn_norm), Onto::Gelu(self.ff)),
                     _ => (&block.ffn_down, self.ff, f, None, Onto::Residual),
                 };
-                if self.n == 1 && member.ready != phase {
+                if self.singly && member.ready != phase {
                     self.ready(linear.w.kind(), from, cols, norm, &mut member);
                     member.ready = phase;
                 }
+                if let (0, Some(watch)) = (chunk, &self.watch) {
+                    // SAFETY: the inputs were made ready in the phase before; in this one they are read alone.
+                    unsafe { watch.add(watched(layer, step), self.n, cols) };
+                }
                 self.product(linear, cols, chunk, chunks, &onto, &mut member);
             }
-        }
-    }
-
-    /// Makes some rows ready for the product of the next phase.
-    fn rows(&self, chunk: usize, chunks: usize, kind: Kind, from: Shared<'_>, cols: usize, norm: Option<&Norm>, member: &mut Member) {
-        let (block, sub) = kind.blocks(cols);
-        for r in share(self.n, chunk, chunks) {
-            // SAFETY: these rows are this chunk's alone; the rows they are made from were written in a phase before.
-            let (x, row) = unsafe {
-                let row = Row {
-                    kind,
-                    floats: self.acts.floats.part(r * cols, cols),
-                    quants: self.acts.quants.part(r * cols, cols),
-                    scales: self.acts.scales.part(r * (cols / block), cols / block),
-                    sums: self.acts.sums.part(r * (cols / sub), cols / sub),
-                };
-                (&*from.part(r * cols, cols), row)
-            };
-            row.set(self.model.isa, self.normed(x, norm, &mut member.normed));
         }
     }
 
@@ -271,34 +377,14 @@ impl Pass<'_> {
         // SAFETY: it was written in a phase before; in this one it is read alone.
         let x = unsafe { &*from.part(0, cols) };
         let Member { acts, normed, .. } = member;
-        acts.set(kind, self.model.isa, self.normed(x, norm, normed));
-    }
-
-    fn normed<'r>(&self, x: &'r [f32], norm: Option<&Norm>, room: &'r mut [f32]) -> &'r [f32] {
-        let Some(norm) = norm else { return x };
-        kernels::norm(self.model.isa, room, x, &norm.w, &norm.b, self.model.norm_eps);
-        room
+        acts.set(kind, self.model.isa, self.inputs.normed(x, norm, normed));
     }
 
     fn product(&self, linear: &Linear, cols: usize, chunk: usize, chunks: usize, onto: &Onto<'_>, member: &mut Member) {
         let Member { acts, panel, .. } = member;
-        let (kind, rows, isa, n) = (linear.w.kind(), linear.w.rows(), self.model.isa, self.n);
-        let input = if n == 1 {
-            acts.input(kind, cols)
-        } else {
-            let (block, sub) = kind.blocks(cols);
-            // SAFETY: the rows were made ready in the phase before; in this one they are read alone.
-            unsafe {
-                let quants = Inputs {
-                    n,
-                    cols,
-                    quants: self.acts.quants.part(0, n * cols),
-                    scales: self.acts.scales.part(0, n * (cols / block)),
-                    sums: self.acts.sums.part(0, n * (cols / sub)),
-                };
-                Input { kind, floats: self.acts.floats.part(0, n * cols), quants }
-            }
-        };
+        let (kind, rows, isa) = (linear.w.kind(), linear.w.rows(), self.model.isa);
+        // SAFETY: the rows were made ready in the phase before; in this one they are read alone.
+        let input = if self.singly { acts.input(kind, cols) } else { unsafe { self.inputs.input(kind, cols) } };
         linear.w.product(isa, &input, share(linear.w.panels(), chunk, chunks), panel, |first, height, values| {
             let there = (rows - first).min(height);
             let bias = &linear.b[first..][..there];

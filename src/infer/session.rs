@@ -1,6 +1,8 @@
 //! Reading tokens with a model, one after another or a prompt at once.
 
-use super::pass::{self, CHUNK, Room};
+use super::importance::Sums;
+pub use super::pass::CHUNK;
+use super::pass::{self, Room};
 use super::{CacheType, KvCache, Model, kernels};
 use crate::team::Team;
 
@@ -43,6 +45,8 @@ pub struct Session<'m> {
     logits: Vec<f32>,
     /// Whether `logits` is `hidden`'s.
     scored: bool,
+    /// Logits of a chunk, `(N, V)`; empty until they are asked for.
+    every: Vec<f32>,
 }
 
 impl<'m> Session<'m> {
@@ -75,7 +79,20 @@ impl<'m> Session<'m> {
             fed: false,
             logits: vec![0.0; cfg.vocab()],
             scored: false,
+            every: vec![],
         }
+    }
+
+    /// A session that sums the squares of what the model's matrices are multiplied with: see [`Sums`].
+    pub(super) fn watching(model: &'m Model, room: usize, ty: CacheType) -> Self {
+        let mut session = Self::with(model, room, ty);
+        session.pass.sums = Some(Sums::new(model));
+        session
+    }
+
+    /// The sums of a session that is [`watching`](Self::watching).
+    pub(super) const fn sums(&self) -> Option<&Sums> {
+        self.pass.sums.as_ref()
     }
 
     /// The model.
@@ -98,15 +115,40 @@ impl<'m> Session<'m> {
 
     /// Reads tokens: a prompt in chunks, with matrix products, or one at a time.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<(), SessionError> {
+        self.check(tokens)?;
+        for chunk in tokens.chunks(CHUNK) {
+            self.chunk(chunk);
+        }
+        Ok(())
+    }
+
+    /// Reads up to [`CHUNK`] tokens; logits after each of the last `rows` of them, `(rows, V)`, from one product with the head.
+    ///
+    /// # Panics
+    /// If there are more than [`CHUNK`] tokens, or less than `rows`.
+    pub fn feed_every(&mut self, tokens: &[u32], rows: usize) -> Result<&[f32], SessionError> {
+        assert!(rows <= tokens.len() && tokens.len() <= CHUNK, "{rows} rows of {} tokens", tokens.len());
+        self.check(tokens)?;
+        self.chunk(tokens);
+        let (n, v) = (tokens.len(), self.model.config.vocab());
+        if self.every.len() < rows * v {
+            self.every.resize(rows * v, 0.0);
+        }
+        let out = &mut self.every[..rows * v];
+        if rows > 0 {
+            pass::heads(&mut self.team, self.model, out, n - rows..n, &mut self.pass);
+        }
+        Ok(out)
+    }
+
+    /// Whether tokens can be read.
+    fn check(&self, tokens: &[u32]) -> Result<(), SessionError> {
         if tokens.len() > self.room - self.tokens.len() {
             return Err(SessionError::ContextFull { more: tokens.len(), held: self.tokens.len(), room: self.room });
         }
         let vocab = self.model.config.vocab();
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
             return Err(SessionError::NoToken { id, vocab });
-        }
-        for chunk in tokens.chunks(CHUNK) {
-            self.chunk(chunk);
         }
         Ok(())
     }
@@ -165,6 +207,12 @@ impl<'m> Session<'m> {
         let (n, c, start) = (tokens.len(), model.config.n_embd, self.tokens.len());
         pass::run(team, model, pass, cache, tokens, start);
         let norm = &model.output_norm;
+        if let Some(sums) = &mut pass.sums {
+            for x in pass.x[..n * c].chunks(c) {
+                kernels::norm(model.isa, hidden, x, &norm.w, &norm.b, model.norm_eps);
+                sums.add_last(hidden);
+            }
+        }
         kernels::norm(model.isa, hidden, &pass.x[(n - 1) * c..][..c], &norm.w, &norm.b, model.norm_eps);
         self.tokens.extend_from_slice(tokens);
         (self.fed, self.scored) = (true, false);

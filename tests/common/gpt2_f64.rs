@@ -1,4 +1,5 @@
 //! GPT-2's forward pass in `f64`, as plainly as it can be written: the twin a session is held to.
+#![allow(dead_code)] // each test uses what it needs
 
 use super::gguf_model::Weights;
 use tinyllm::model::Config;
@@ -10,6 +11,11 @@ pub fn log_probs(c: &Config, w: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
 
 /// The same with the inputs of the matrices rounded to 8 bits in blocks of `block(matrix)`, as a session rounds them; not where that is 1.
 pub fn log_probs_of(c: &Config, w: &Weights, tokens: &[u32], block: impl Fn(&str) -> usize) -> Vec<Vec<f64>> {
+    log_probs_seen(c, w, tokens, block, &|_, _| {})
+}
+
+/// The same; `see` is shown every input of every matrix, by its name, before it is rounded.
+pub fn log_probs_seen(c: &Config, w: &Weights, tokens: &[u32], block: impl Fn(&str) -> usize, see: &dyn Fn(&str, &[f64])) -> Vec<Vec<f64>> {
     let (e, d) = (c.n_embd, c.head_dim());
     let get = |name: &str| -> Vec<f64> { w[name].1.iter().map(|&x| x.into()).collect() };
     let (wte, wpe) = (get("token_embd.weight"), get("position_embd.weight"));
@@ -20,6 +26,7 @@ pub fn log_probs_of(c: &Config, w: &Weights, tokens: &[u32], block: impl Fn(&str
         let p = |name: &str| get(&full(name));
         let linear = |x: &[f64], matrix: &str| {
             let name = format!("{matrix}.weight");
+            see(&full(&name), x);
             linear(&rounded(x, block(&full(&name))), &p(&name), &p(&format!("{matrix}.bias")))
         };
         let qkv: Vec<_> = x.iter().map(|x| linear(&norm(x, &p("attn_norm.weight"), &p("attn_norm.bias")), "attn_qkv")).collect();
@@ -44,7 +51,12 @@ pub fn log_probs_of(c: &Config, w: &Weights, tokens: &[u32], block: impl Fn(&str
     }
     let (nw, nb) = (get("output_norm.weight"), get("output_norm.bias"));
     let head = block("token_embd.weight");
-    x.iter().map(|x| log_softmax(&linear(&rounded(&norm(x, &nw, &nb), head), &wte, &vec![0.0; c.vocab()]))).collect()
+    let last = |x: &Vec<f64>| {
+        let hidden = norm(x, &nw, &nb);
+        see("token_embd.weight", &hidden);
+        log_softmax(&linear(&rounded(&hidden, head), &wte, &vec![0.0; c.vocab()]))
+    };
+    x.iter().map(last).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -1,9 +1,10 @@
 //! What the subcommands share.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tinyllm::cores;
+use tinyllm::data::corpus;
 use tinyllm::infer::{CacheType, Model, Session};
 use tinyllm::simd::Isa;
 
@@ -74,15 +75,19 @@ impl ModelArgs {
         Ok(Model::open_for(&self.model, Isa::from_env()?)?)
     }
 
+    /// How sessions keep what they have read.
+    pub const fn cache(&self) -> CacheType {
+        self.cache.ty()
+    }
+
     /// A session over all of the model's positions.
     pub fn session<'m>(&self, model: &'m Model) -> Session<'m> {
-        Session::with(model, model.config.n_ctx, self.cache.ty())
+        Session::with(model, model.config.n_ctx, self.cache())
     }
 
     /// Runs `work` on the threads asked for.
     pub fn on_threads<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let threads = self.threads.settle();
-        tinyllm::infer::pool(threads).with_context(|| format!("cannot start {threads} threads"))?.install(work)
+        on_threads(self.threads.settle(), work)
     }
 }
 
@@ -91,6 +96,41 @@ pub fn ensure_finite(model: &Model, results: impl IntoIterator<Item = f64>) -> R
     let what = "what the model says is no number: weights in the file are damaged; copy or export it again";
     ensure!(results.into_iter().all(f64::is_finite), "{}: {what}", model.file.path().display());
     Ok(())
+}
+
+/// Runs `work` on so many threads.
+pub fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    tinyllm::infer::pool(threads).with_context(|| format!("cannot start {threads} threads"))?.install(work)
+}
+
+/// The tokens of a text file, at least two; `-` is standard input.
+pub fn tokens_of(path: &Path, model: &Model) -> Result<Vec<u32>> {
+    let text = if path == Path::new("-") {
+        io::read_to_string(io::stdin()).context("standard input: cannot read it as UTF-8 text")?
+    } else {
+        corpus::text(path)?
+    };
+    let tokens = model.tokenizer.encode(&text);
+    match tokens.len() {
+        0 => bail!("{}: the text is empty", path.display()),
+        1 => bail!("{}: the text is one token, and it takes two to tell one from what stands before it", path.display()),
+        _ => Ok(tokens),
+    }
+}
+
+/// Tokens of a window, where they are not given: llama.cpp's, or as many as the model has positions.
+pub fn window(given: Option<usize>, model: &Model) -> Result<usize> {
+    let most = model.config.n_ctx;
+    match given {
+        None => Ok(most.min(512)),
+        Some(n) if n <= most => Ok(n),
+        Some(n) => bail!("--ctx {n}: the model has {most} positions"),
+    }
+}
+
+/// `--ctx`: at least two tokens.
+pub fn ctx(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n >= 2).ok_or_else(|| "a window has 2 tokens or more".into())
 }
 
 /// Prints a line of JSON and sees that it gets there.

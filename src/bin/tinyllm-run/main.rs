@@ -4,8 +4,10 @@ mod bench;
 mod classify;
 mod common;
 mod generate;
+mod imatrix;
 mod info;
 mod logits;
+mod perplexity;
 mod quantize;
 mod random;
 
@@ -13,7 +15,8 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use tinyllm::progress::told;
 
-/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller, time it.
+/// Run a small GPT-2 model from a GGUF file: generate text, classify sensor readings, make the file smaller, see what that costs, time
+/// it.
 ///
 /// Exit status: 0 done, 1 an error (said on standard error), 2 a command line that makes no sense. A reader that
 /// closes the pipe early (`... | head`) is no error.
@@ -30,6 +33,8 @@ enum Command {
     Generate(generate::Args),
     Logits(logits::Args),
     Classify(classify::Args),
+    Perplexity(perplexity::Args),
+    Imatrix(imatrix::Args),
     Quantize(quantize::Args),
     Bench(bench::Args),
     Random(random::Args),
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Random(args) => random::run(&args),

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod check;
 mod device;
 mod eval;

@@ -92,6 +92,17 @@ impl Packed {
         Self { rows, cols, ty, store }
     }
 
+    /// The same of encoded rows in memory.
+    ///
+    /// # Panics
+    /// If `ty` is a format of floats, or `bytes` are no whole number of rows.
+    pub(super) fn of_rows(ty: GgmlType, bytes: &[u8], cols: usize, dots: Dots) -> Self {
+        let format = repack::format(ty).expect("a quantized format");
+        let rows = bytes.len() / ty.row_bytes(cols);
+        assert_eq!(rows * ty.row_bytes(cols), bytes.len(), "whole rows");
+        Self { rows, cols, ty, store: Store::Panels(Panels::pack(format, dots, ty, bytes, cols, |_| {})) }
+    }
+
     /// Number of rows.
     #[must_use]
     pub const fn rows(&self) -> usize {

@@ -1,9 +1,47 @@
-//! Importance from a file, in the form that llama.cpp's `llama-imatrix` writes: a GGUF with two tensors for each matrix,
-//! `NAME.in_sum2` (squares of its inputs, summed, `[columns, 1]`) and `NAME.counts` (of how many, `[1, 1]`).
+//! Importance in a file, in the form of llama.cpp's `llama-imatrix`: a GGUF with two tensors for each matrix, `NAME.in_sum2`
+//! (squares of its inputs, summed, `[columns, 1]`) and `NAME.counts` (of how many, `[1, 1]`).
 
-use crate::gguf::{Gguf, GgufError, View};
+use crate::fsio::{At, IoError};
+use crate::gguf::{Gguf, GgufError, MAGIC, Value, View, Writer};
 use crate::quant::{GgmlType, Importance};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
+
+/// Where importance comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The text, by name.
+    pub text: String,
+    /// Tokens of it that were read.
+    pub tokens: u64,
+    /// Tokens that were read in one piece, at most.
+    pub window: u32,
+}
+
+/// Writes such a file, whole or not at all. llama.cpp's quantizer looks for a tied head, as we do, under `token_embd.weight`.
+pub fn write(path: &Path, importance: &Importance, source: &Source) -> Result<(), GgufError> {
+    let mut w = Writer::new();
+    let windows = source.tokens.div_ceil(u64::from(source.window.max(1)));
+    w.meta("general.type", "imatrix")
+        .meta("imatrix.datasets", Value::strings([source.text.as_str()]))
+        .meta("imatrix.chunk_count", u32::try_from(windows).unwrap_or(u32::MAX))
+        .meta("imatrix.chunk_size", source.window);
+    for (name, means) in &importance.0 {
+        let count = source.tokens as f32;
+        let sums = move |out: &mut dyn std::io::Write| means.iter().try_for_each(|m| out.write_all(&(m * count).to_le_bytes()));
+        w.tensor(&format!("{name}.in_sum2"), GgmlType::F32.id(), &[means.len() as u64, 1], Box::new(sums));
+        w.tensor(&format!("{name}.counts"), GgmlType::F32.id(), &[1, 1], Box::new(move |out| out.write_all(&count.to_le_bytes())));
+    }
+    w.write(path)
+}
+
+/// Whether a file begins as every GGUF does, which no text does.
+pub fn is_gguf(path: &Path) -> Result<bool, IoError> {
+    let (mut file, mut start) = (File::open(path).at(path, "open")?, vec![]);
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).at(path, "read")?;
+    Ok(start == MAGIC)
+}
 
 /// Reads such a file.
 pub fn read(path: &Path) -> Result<Importance, GgufError> {

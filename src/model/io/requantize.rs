@@ -5,6 +5,7 @@ use crate::quant::{Choice, FileType, GgmlType, Importance};
 use crate::simd::Isa;
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -15,6 +16,10 @@ pub struct Options<'a> {
     pub importance: Option<&'a Importance>,
     /// Whether tensors that are quantized already may be rounded once more.
     pub allow_requantize: bool,
+    /// Formats of tensors by name; the others get what the file type gives them.
+    pub formats: Option<&'a BTreeMap<String, GgmlType>>,
+    /// A text of our own for the file: key and value.
+    pub note: Option<(&'a str, String)>,
 }
 
 /// What became of a tensor.
@@ -63,7 +68,7 @@ pub fn quantize(
     let (changes, wrong, told) = (RefCell::new(vec![]), RefCell::new(None), RefCell::new((0u64, told)));
     let isa = Isa::detect();
     let mut w = Writer::new();
-    metadata(file, &mut w, ty, &plan);
+    metadata(file, &mut w, ty, &plan, options);
     for Planned { tensor, change, importance } in &plan {
         let (changes, wrong, told) = (&changes, &wrong, &told);
         let fill = move |out: &mut dyn Write| {
@@ -85,8 +90,7 @@ pub fn quantize(
                 }
                 Err(Failed::Io(error)) => Err(error),
                 Err(Failed::NoNumber(row)) => {
-                    let what = format!("{}: a weight of row {row} is no finite number; the model is damaged", tensor.name);
-                    *wrong.borrow_mut() = Some(file.unusable_tensor(tensor, &what));
+                    *wrong.borrow_mut() = Some(no_number(file, tensor, row));
                     Err(io::ErrorKind::InvalidData.into())
                 }
             }
@@ -101,6 +105,31 @@ pub fn quantize(
     }
 }
 
+/// A tensor of `file` in format `to`, on rayon's current pool.
+///
+/// # Panics
+/// If its rows are no whole blocks.
+pub fn encoded(file: &Gguf, tensor: &TensorInfo, to: GgmlType, importance: Option<&[f32]>) -> Result<Vec<u8>, GgufError> {
+    let from = known(file, tensor)?;
+    let mut out = vec![];
+    match convert(&mut out, file.data(tensor), tensor, from, to, importance, Isa::detect(), &mut |_| {}) {
+        Ok(_) => Ok(out),
+        Err(Failed::NoNumber(row)) => Err(no_number(file, tensor, row)),
+        Err(Failed::Io(_)) => unreachable!("memory takes all that is written"),
+    }
+}
+
+fn known(file: &Gguf, tensor: &TensorInfo) -> Result<GgmlType, GgufError> {
+    GgmlType::from_id(tensor.ty.id).ok_or_else(|| {
+        let what = format!("{} is of type {}, which is not known here: start from an F32 or F16 file", tensor.name, tensor.ty.name);
+        file.unusable_tensor(tensor, &what)
+    })
+}
+
+fn no_number(file: &Gguf, tensor: &TensorInfo, row: usize) -> GgufError {
+    file.unusable_tensor(tensor, &format!("{}: a weight of row {row} is no finite number; the model is damaged", tensor.name))
+}
+
 /// What each tensor becomes; refuses what cannot be.
 fn plan<'a>(file: &'a Gguf, ty: FileType, options: &Options<'a>) -> Result<Vec<Planned<'a>>, GgufError> {
     let architecture = file.string("general.architecture")?;
@@ -113,13 +142,11 @@ fn plan<'a>(file: &'a Gguf, ty: FileType, options: &Options<'a>) -> Result<Vec<P
     let model = Choice { n_layer, tied: file.tensor("output.weight").is_none(), importance: options.importance.is_some() };
     let mut plan = vec![];
     for tensor in file.tensors() {
-        let wanted = ty.format_of(&tensor.name, &tensor.dims, &model).filter(|to| to.id() != tensor.ty.id);
+        let given = options.formats.and_then(|f| f.get(&tensor.name).copied());
+        let wanted = given.or_else(|| ty.format_of(&tensor.name, &tensor.dims, &model)).filter(|to| to.id() != tensor.ty.id);
         let mut planned = Planned { tensor, change: None, importance: None };
         if let Some(to) = wanted {
-            let Some(from) = GgmlType::from_id(tensor.ty.id) else {
-                let what = format!("{} is of type {}, which is not known here: start from an F32 or F16 file", tensor.name, tensor.ty.name);
-                return Err(file.unusable_tensor(tensor, &what));
-            };
+            let from = known(file, tensor)?;
             if from.is_quantized() && !options.allow_requantize {
                 let what = format!(
                     "{} is {} already, and rounding twice costs quality: start from an F32 or F16 file, or give --allow-requantize",
@@ -152,11 +179,14 @@ fn plan<'a>(file: &'a Gguf, ty: FileType, options: &Options<'a>) -> Result<Vec<P
 }
 
 /// The file's metadata, with its type told anew.
-fn metadata(file: &Gguf, w: &mut Writer<'_>, ty: FileType, plan: &[Planned<'_>]) {
+fn metadata(file: &Gguf, w: &mut Writer<'_>, ty: FileType, plan: &[Planned<'_>], options: &Options<'_>) {
     let mut own: Vec<(&str, Value)> = vec![("general.quantization_version", 2u32.into()), ("general.file_type", ty.id().into())];
     let weighed = plan.iter().filter(|p| p.importance.is_some()).count();
     if weighed > 0 {
         own.push(("quantize.imatrix.entries_count", (weighed as u32).into()));
+    }
+    if let Some((key, text)) = &options.note {
+        own.push((key, text.as_str().into()));
     }
     for (key, value) in file.entries() {
         if key != "general.alignment" && own.iter().all(|(k, _)| *k != key) {
