@@ -50,7 +50,7 @@ for target in "${targets[@]}"; do
         failed+=("$target")
         tail -n 40 "$out/$target.log"
     else
-        grep -a ' DONE ' "$out/$target.log"
+        grep -a 'DONE  *cov' "$out/$target.log"
     fi
 done
 if ((${#failed[@]})); then
