@@ -15,7 +15,7 @@
 //! | 3 | [`backend`] | the decoder's kernels: trait, `Reference` (f64), `Cpu` (f32) |
 //! | 4 | [`model`] [`data`] | the model as a tree over its leaf; tokenizer, recipes, shards (`data` may use `model`) |
 //! | 5 | [`train`] [`infer`] | a run, its checkpoints; a session, its sampler and label scores |
-//! | 6 | [`eval`] | metrics, baselines, reports |
+//! | 6 | [`eval`] | metrics, baselines, reports; perplexity, divergence, mixes of formats |
 //! | 7 | `bin/` | the programs, one file a subcommand |
 //!
 //! # Letters

@@ -7,6 +7,9 @@ use crate::data::prepared::Prepared;
 use crate::data::shard::Shard;
 use std::path::PathBuf;
 
+/// Tokens by which the importance of columns is told: more change it by less than what counts.
+pub const ENOUGH: usize = 1 << 16;
+
 /// Windows of a split of prepared data, of up to `ctx` tokens each and about `tokens` in all, spread evenly: with `examples` the
 /// questions with their answers that fine-tuning learns from, else pieces of the shards that pre-training reads.
 ///

@@ -3,6 +3,9 @@
 use crate::infer::{CHUNK, Session, SessionError};
 use std::ops::Range;
 
+/// Tokens of a window where nothing else is asked for: llama.cpp's number.
+pub const WINDOW: usize = 512;
+
 /// Tokens and how they are cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Windows {

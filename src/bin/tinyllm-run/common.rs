@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tinyllm::cores;
 use tinyllm::data::corpus;
+use tinyllm::eval::windows::WINDOW;
 use tinyllm::infer::{CacheType, Model, Session};
 use tinyllm::simd::Isa;
 
@@ -122,7 +123,7 @@ pub fn tokens_of(path: &Path, model: &Model) -> Result<Vec<u32>> {
 pub fn window(given: Option<usize>, model: &Model) -> Result<usize> {
     let most = model.config.n_ctx;
     match given {
-        None => Ok(most.min(512)),
+        None => Ok(most.min(WINDOW)),
         Some(n) if n <= most => Ok(n),
         Some(n) => bail!("--ctx {n}: the model has {most} positions"),
     }

@@ -4,6 +4,7 @@ use super::common::{ModelArgs, ctx, tokens_of, window};
 use anyhow::{Result, ensure};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use tinyllm::eval::calibration::ENOUGH;
 use tinyllm::infer::{self, Model};
 use tinyllm::model::io::imatrix::{self, Source};
 use tinyllm::progress::Progress;
@@ -31,9 +32,6 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = ctx)]
     ctx: Option<usize>,
 }
-
-/// Tokens by which importance is told where it is not written to a file: more change it by less than what counts.
-const ENOUGH: usize = 1 << 16;
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {

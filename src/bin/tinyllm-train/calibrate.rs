@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use tinyllm::data::prepared::Prepared;
 use tinyllm::data::{Codec, Split, Tokenizer, corpus};
 use tinyllm::eval::auto::{self, Mix, Settings, Target};
-use tinyllm::eval::{Windows, calibration};
+use tinyllm::eval::calibration::{self, ENOUGH};
+use tinyllm::eval::windows::{WINDOW, Windows};
 use tinyllm::fsio::NewDir;
 use tinyllm::gguf::Gguf;
 use tinyllm::infer;
@@ -27,37 +28,38 @@ pub struct Calibration<'a> {
     pub bound: f64,
 }
 
-/// Tokens by which importance is told.
-const ENOUGH: usize = 1 << 16;
-/// Tokens of a window.
-const WINDOW: usize = 512;
+/// What tells importance.
+enum Weigher {
+    /// A text that the model reads.
+    Text(Windows),
+    /// Somebody before.
+    File(Importance),
+}
 
 /// Writes the files; the unquantized model that they are made from lies beside the first for as long.
 pub fn write_calibrated(c: &Calibration<'_>, codec: Option<&Codec>, files: &[(Target, PathBuf)]) -> Result<()> {
     let Some((_, first)) = files.first() else { return Ok(()) };
     // What cannot be used is said before anything is computed.
-    let importance_by =
-        c.imatrix.filter(|path| path.is_dir() || !imatrix::is_gguf(path).unwrap_or(false)).map(|path| c.windows(path, Split::Train));
-    let importance_by = importance_by.transpose()?;
-    let measured_by = if files.iter().any(|f| f.0 == Target::Auto) { Some(c.measured_by()?) } else { None };
+    let weigher = c.imatrix.map(|path| c.weigher(path)).transpose()?;
+    let measure = if files.iter().any(|f| f.0 == Target::Auto) { Some(c.measure()?) } else { None };
 
     let beside = NewDir::new(&first.with_extension("unquantized"))?;
     let whole = beside.dir().join("model-f32.gguf");
     export(c.model, codec, FileType::F32, &whole)?;
-    let importance = match (c.imatrix, importance_by) {
-        (_, Some(windows)) => Some(collect(&whole, &windows)?),
-        (Some(path), None) => Some(imatrix::read(path)?),
-        (None, None) => None,
+    let importance = match weigher {
+        None => None,
+        Some(Weigher::File(importance)) => Some(importance),
+        Some(Weigher::Text(windows)) => Some(collect(&whole, &windows)?),
     };
     let file = Gguf::open(&whole)?;
     for (target, out) in files {
-        let mix = match (target, &measured_by) {
-            (Target::Auto, Some(windows)) => Some(find(&whole, windows, importance.as_ref(), c.bound)?),
-            _ => None,
-        };
-        let ty = match (target, &mix) {
-            (Target::Type(ty), _) => *ty,
-            (Target::Auto, mix) => mix.as_ref().context("a text to measure on")?.file_type(),
+        let (ty, mix) = match target {
+            Target::Type(ty) => (*ty, None),
+            Target::Auto => {
+                let windows = measure.as_ref().context("a text to measure on")?;
+                let mix = find(&whole, windows, importance.as_ref(), c.bound)?;
+                (mix.file_type(), Some(mix))
+            }
         };
         let (formats, note) = (mix.as_ref().map(Mix::formats), mix.as_ref().map(Mix::note));
         let options = Options { importance: importance.as_ref(), allow_requantize: false, formats: formats.as_ref(), note };
@@ -76,6 +78,13 @@ pub fn write_calibrated(c: &Calibration<'_>, codec: Option<&Codec>, files: &[(Ta
 }
 
 impl Calibration<'_> {
+    fn weigher(&self, path: &Path) -> Result<Weigher> {
+        if path.is_file() && imatrix::is_gguf(path)? {
+            return Ok(Weigher::File(imatrix::read(path)?));
+        }
+        Ok(Weigher::Text(self.windows(path, Split::Train)?))
+    }
+
     /// Windows of a text or of a split of prepared data.
     fn windows(&self, path: &Path, split: Split) -> Result<Windows> {
         let ctx = WINDOW.min(self.model.config.n_ctx);
@@ -91,7 +100,7 @@ impl Calibration<'_> {
     }
 
     /// What divergence is measured on.
-    fn measured_by(&self) -> Result<Windows> {
+    fn measure(&self) -> Result<Windows> {
         match self.text {
             Some(path) => self.windows(path, Split::Validation),
             None => {

@@ -132,7 +132,7 @@ const NARROW: [GgmlType; 5] = [GgmlType::Q8_0, GgmlType::Q5_1, GgmlType::Q5_0, G
 
 /// Tokens of the text that a mix is measured on, at most; half of them are scored.
 const WHOLE: usize = 4096;
-/// Multiplications that all measurements of single formats may take: about two minutes on two cores.
+/// Multiplications that all measurements of single formats may take: a minute or two on two cores.
 const WORK: f64 = 2e13;
 /// Logits that are kept of them, at most: 256 MB.
 const KEPT: usize = 1 << 26;
