@@ -137,7 +137,7 @@ fn logits_are_the_librarys() {
     let (out, _) = ok(&["logits", text(&plain), "-p", "Ax: 4 the", "--top", "3", "--json"]);
     let got = json(&out);
     let model = Model::open(&plain).unwrap();
-    let tokens = model.prompt("Ax: 4 the");
+    let tokens = model.prompt("Ax: 4 the").unwrap();
     assert_eq!(got["tokens"], serde_json::json!(tokens));
     // The program's cache is of 16 bits unless it is told otherwise.
     let mut session = Session::with(&model, model.config.n_ctx, CacheType::F16);
@@ -166,7 +166,7 @@ fn generation_is_greedy_at_0_and_repeats_by_seed() {
     let (_dir, plain, _) = models();
     let model = Model::open(&plain).unwrap();
     let mut session = Session::new(&model);
-    let want = continue_greedily(&mut session, &model.prompt("Ax: 4"), 20).unwrap();
+    let want = continue_greedily(&mut session, &model.prompt("Ax: 4").unwrap(), 20).unwrap();
     let greedy = ["generate", text(&plain), "-p", "Ax: 4", "-n", "20", "--temp", "0", "--repeat-penalty", "1"];
     let (out, err) = ok(&greedy);
     assert_eq!(out, model.tokenizer.decode(&want) + "\n");

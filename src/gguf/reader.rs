@@ -1,7 +1,7 @@
 //! An open GGUF file.
 
 use super::parse::{Entry, Fault, Parsed, TensorInfo};
-use super::{Array, GgufError, ValueType, View};
+use super::{Array, GgufError, Strings, ValueType, View};
 use crate::mmap::Mapped;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -106,15 +106,18 @@ impl Gguf {
     pub fn entries(&self) -> impl Iterator<Item = (&str, View<'_>)> {
         self.entries.iter().filter_map(|e| {
             let View::String(key) = View::read(ValueType::String, &mut &self.all()[e.at..])? else { return None };
-            Some((key, View::read(e.ty, &mut &self.all()[e.value..])?))
+            Some((key, self.value(e)?))
         })
+    }
+
+    fn value(&self, entry: &Entry) -> Option<View<'_>> {
+        View::whole(entry.ty, &self.all()[entry.value..entry.end])
     }
 
     /// A value by its key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<View<'_>> {
-        let entry = &self.entries[*self.by_key.get(key)?];
-        View::read(entry.ty, &mut &self.all()[entry.value..])
+        self.value(&self.entries[*self.by_key.get(key)?])
     }
 
     /// A whole number that must be there.
@@ -140,7 +143,7 @@ impl Gguf {
     }
 
     /// An array of strings that must be there.
-    pub fn strings(&self, key: &str) -> Result<impl Iterator<Item = &str> + use<'_>, GgufError> {
+    pub fn strings(&self, key: &str) -> Result<Strings<'_>, GgufError> {
         self.need(key, "an array of strings", |v| match v {
             View::Array(a) => a.strings(),
             _ => None,

@@ -9,7 +9,7 @@
 //! let model = Model::open("model.gguf".as_ref())?;
 //! let mut session = Session::new(&model);
 //! let mut sampler = Sampler::new(Sampling::default(), model.config.vocab());
-//! let prompt = model.prompt("Ax: 47 52");
+//! let prompt = model.prompt("Ax: 47 52")?;
 //! sampler.accept(&prompt);
 //! session.feed(&prompt)?;
 //! for _ in 0..16 {

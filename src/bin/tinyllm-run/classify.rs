@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tinyllm::data::labels::{Trie, likeliest};
+use tinyllm::data::labels::likeliest;
 use tinyllm::data::{Codec, Example};
 use tinyllm::infer::{Model, label_log_probs};
 
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
             model.file.path().display()
         );
     }
-    let trie = Trie::new(&labels, &model.tokenizer)?;
+    let trie = model.trie(&labels)?;
     let questions = questions(args, codec.as_ref())?;
     args.model.on_threads(|| {
         let start = Instant::now();
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
         let mut out = io::stdout().lock();
         let (mut told, mut right) = (0, 0);
         for q in &questions {
-            let tokens = model.prompt(&q.prompt);
+            let tokens = model.prompt(&q.prompt)?;
             let probs: Vec<f64> = label_log_probs(&mut session, &trie, &tokens)
                 .with_context(|| if q.at.is_empty() { "the prompt".into() } else { q.at.clone() })?
                 .iter()
