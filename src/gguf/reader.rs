@@ -5,6 +5,7 @@ use super::{Array, GgufError, Strings, ValueType, View};
 use crate::mmap::Mapped;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// An open file: checked metadata and tensor descriptions over the mapped bytes.
 pub struct Gguf {
@@ -52,6 +53,22 @@ impl Gguf {
         match &self.bytes {
             Bytes::Mapped(map) => map,
             Bytes::Held(words, len) => &bytemuck::cast_slice(words)[..*len],
+        }
+    }
+
+    /// Everything before the tensors' data: all that the file says of itself.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        let all = self.all();
+        &all[..self.tensors.iter().map(|t| t.start).min().unwrap_or(all.len())]
+    }
+
+    /// When the file was last written to, where it is one and the system knows.
+    #[must_use]
+    pub const fn modified(&self) -> Option<SystemTime> {
+        match &self.bytes {
+            Bytes::Mapped(map) => map.modified(),
+            Bytes::Held(..) => None,
         }
     }
 

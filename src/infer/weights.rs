@@ -102,6 +102,8 @@ pub struct Model {
     pub file: Arc<Gguf>,
     /// The instruction set that it is ready for.
     pub isa: Isa,
+    /// The instructions of its quantized products.
+    pub dots: Dots,
 }
 
 impl Model {
@@ -146,6 +148,7 @@ impl Model {
             tokenizer,
             file: file.clone(),
             isa,
+            dots: load.dots,
         })
     }
 
