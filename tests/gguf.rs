@@ -98,7 +98,7 @@ fn changed(change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<(String, Vec<
     let other = dir.path().join("other.gguf");
     w.write(&other).unwrap();
     let whole = |model: Model| model.tokenizer.full().map_err(ModelError::from);
-    let error: ModelError = Model::open(&other).and_then(whole).err().expect("must be refused");
+    let error: ModelError = Model::open(&other).and_then(whole).expect_err("must be refused");
     assert!(error.to_string().contains("other.gguf"), "{error}");
     error.to_string()
 }
