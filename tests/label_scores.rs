@@ -5,7 +5,6 @@ mod gguf_model;
 #[path = "common/gpt2_f64.rs"]
 mod gpt2_f64;
 
-use tinyllm::data::labels::Trie;
 use tinyllm::infer::{Model, Session, continue_greedily, label_log_probs};
 use tinyllm::quant::GgmlType;
 
@@ -17,11 +16,11 @@ fn labels_are_scored_by_the_definition() {
     let model = Model::open(&path).unwrap();
     // One begins another, two share a beginning, one stands apart.
     let labels: Vec<String> = ["walk", "walk up", "wait", "the stairs"].map(String::from).to_vec();
-    let trie = Trie::new(&labels, &model.tokenizer).unwrap();
+    let trie = model.trie(&labels).unwrap();
     assert_eq!(trie.branches().count(), 3);
     let mut session = Session::new(&model);
     for prompt in ["Ax: 1 2 3", "Ax: 1 2 4", "Ax: 1 2 4", "B"] {
-        let prompt = model.prompt(prompt);
+        let prompt = model.prompt(prompt).unwrap();
         let got = label_log_probs(&mut session, &trie, &prompt).unwrap();
         let want = trie
             .log_probs(|node| {
@@ -44,7 +43,7 @@ fn a_prompt_that_leaves_no_room_is_an_error() {
     let path = dir.path().join("m.gguf");
     gguf_model::tiny_model(&path, GgmlType::F32, 5);
     let model = Model::open(&path).unwrap();
-    let trie = Trie::new(&["ab".into(), "ac".into()], &model.tokenizer).unwrap();
+    let trie = model.trie(&["ab".into(), "ac".into()]).unwrap();
     let mut session = Session::new(&model);
     assert!(label_log_probs(&mut session, &trie, &[1; 95]).is_ok());
     let error = label_log_probs(&mut session, &trie, &[1; 96]).unwrap_err().to_string();

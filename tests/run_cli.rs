@@ -111,7 +111,7 @@ fn logits_are_the_librarys() {
     let (out, _) = ok(&["logits", text(&plain), "-p", "Ax: 4 the", "--top", "3", "--json"]);
     let got = json(&out);
     let model = Model::open(&plain).unwrap();
-    let tokens = model.prompt("Ax: 4 the");
+    let tokens = model.prompt("Ax: 4 the").unwrap();
     assert_eq!(got["tokens"], serde_json::json!(tokens));
     // The program's cache is of 16 bits unless it is told otherwise.
     let mut session = Session::with(&model, model.config.n_ctx, CacheType::F16);
@@ -140,7 +140,7 @@ fn generation_is_greedy_at_0_and_repeats_by_seed() {
     let (_dir, plain, _) = models();
     let model = Model::open(&plain).unwrap();
     let mut session = Session::new(&model);
-    let want = continue_greedily(&mut session, &model.prompt("Ax: 4"), 20).unwrap();
+    let want = continue_greedily(&mut session, &model.prompt("Ax: 4").unwrap(), 20).unwrap();
     let greedy = ["generate", text(&plain), "-p", "Ax: 4", "-n", "20", "--temp", "0", "--repeat-penalty", "1"];
     let (out, err) = ok(&greedy);
     assert_eq!(out, model.tokenizer.decode(&want) + "\n");
@@ -203,6 +203,75 @@ fn readings_become_labels_with_probabilities() {
     refused(&["classify", text(&watch), text(&csv)], 1, "readings.csv");
     std::fs::write(&csv, "ax,ay\n1,2\n").unwrap();
     refused(&["classify", text(&watch), text(&csv)], 1, "window");
+}
+
+#[test]
+fn a_constant_prefix_is_read_once_and_kept_in_a_file() {
+    let (dir, _plain, watch) = models();
+    let (csv, file) = (dir.path().join("readings.csv"), dir.path().join("watch.prefix"));
+    std::fs::write(&csv, "ax,ay\n0,0.5\n0.1,0.5\n0.2,0.5\n-1,1\n0,1\n9,-9\n").unwrap();
+    let classify = |more: &[&str]| {
+        let (out, err) = ok(&[&["classify", text(&watch), text(&csv), "--json"], more].concat());
+        (out.lines().map(json).collect::<Vec<_>>(), err)
+    };
+    let number = |line: &Json, key: &str| line[key].as_u64().unwrap();
+    let without_counts = |mut lines: Vec<Json>| {
+        for line in &mut lines {
+            line["tokens"].take();
+            line["kept"].take();
+        }
+        lines
+    };
+    let (plainly, err) = classify(&[]);
+    assert_eq!(number(&plainly[0], "kept"), 0);
+    // The second window: all up to its first reading is held from the first.
+    let prefix = number(&plainly[1], "kept");
+    assert!(prefix > 10 && number(&plainly[1], "tokens") < number(&plainly[0], "tokens"), "{plainly:?}");
+    let read: u64 = plainly.iter().map(|line| number(line, "tokens")).sum();
+    assert!(err.contains("2 windows") && err.contains(&format!("{read} tokens read, {prefix} kept")), "{err}");
+
+    for cache in ["f32", "f16", "q8"] {
+        let with_file = ["--cache", cache, "--prefix-file", text(&file)];
+        let (want, _) = classify(&["--cache", cache]);
+        let (first, said) = classify(&with_file);
+        assert!(said.contains(&format!("the prefix of {prefix} tokens is kept")), "{said}");
+        // Another cache's file is there from the round before.
+        assert_eq!(said.contains("made anew"), cache != "f32", "{said}");
+        let (second, said) = classify(&with_file);
+        assert!(!said.contains("prefix"), "{said}");
+        assert!(said.contains(&format!("{} tokens read, {} kept", read - prefix, 2 * prefix)), "{said}");
+        assert_eq!(number(&second[0], "kept"), prefix);
+        assert_eq!(number(&second[0], "tokens") + prefix, number(&want[0], "tokens"));
+        let want = without_counts(want);
+        assert_eq!((without_counts(first), without_counts(second)), (want.clone(), want), "the same digits");
+    }
+
+    // Damaged, and of another model: the answers are right, and the file is right again.
+    let good = std::fs::read(&file).unwrap();
+    let want = without_counts(classify(&["--cache", "q8"]).0);
+    let with_file = ["--cache", "q8", "--prefix-file", text(&file)];
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bad).unwrap();
+    let (got, said) = classify(&with_file);
+    assert!(said.contains("checksum is wrong") && said.contains("made anew"), "{said}");
+    assert_eq!((without_counts(got), std::fs::read(&file).unwrap()), (want, good.clone()));
+    let more = [("tinyllm.codec", Value::String(codec().to_json())), ("tinyllm.labels", Value::strings(codec().labels))];
+    gguf_model::tiny_model_with(&watch, &Config { n_ctx: 160, ..gguf_model::tiny_config() }, GgmlType::Q8_0, 4, &more);
+    let (got, said) = classify(&with_file);
+    assert!(said.contains("watch.prefix: it is of a") && said.contains("made anew"), "{said}");
+    assert_eq!(without_counts(got), without_counts(classify(&["--cache", "q8"]).0));
+    assert_ne!(std::fs::read(&file).unwrap(), good);
+    // What is no prefix is not written over. Where it cannot be written the answers come all the same.
+    let (before, (got, said)) = (std::fs::read(&csv).unwrap(), classify(&["--prefix-file", text(&csv)]));
+    assert!(said.contains("readings.csv: this is no file of a prefix") && said.contains("left as it is"), "{said}");
+    assert_eq!((without_counts(got), std::fs::read(&csv).unwrap()), (without_counts(classify(&[]).0), before));
+    let (got, said) = classify(&["--prefix-file", "no/such/folder/prefix"]);
+    assert!(said.contains("no/such/folder") && said.contains("the prefix is not kept"), "{said}");
+    assert_eq!(without_counts(got), without_counts(classify(&[]).0));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left beside the files");
+    let wide = wide(dir.path());
+    refused(&["classify", text(&wide), "--prompt", "x", "--prefix-file", text(&file)], 1, "leave out --prefix-file");
 }
 
 #[test]

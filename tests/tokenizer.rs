@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use rayon::prelude::*;
-use tinyllm::data::tokenizer::{StreamDecoder, Tokenizer, TokenizerDirError, TokenizerError, VocabBuilder};
+use tinyllm::data::tokenizer::{
+    FileTokenizer, StreamDecoder, Tokenizer, TokenizerDirError, TokenizerError, TokenizerFileError, VocabBuilder,
+};
+use tinyllm::gguf::{Gguf, Value, Writer};
 
 static ORACLE: LazyLock<tiktoken_rs::CoreBPE> = LazyLock::new(|| tiktoken_rs::r50k_base().unwrap());
 
@@ -17,6 +20,27 @@ static LISTED: LazyLock<Tokenizer> = LazyLock::new(|| {
     let gpt2 = Tokenizer::gpt2();
     Tokenizer::from_tokens_and_merges(&gpt2.gguf_tokens(), &gpt2.gguf_merges(), gpt2.end_token()).unwrap()
 });
+
+/// GPT-2's tokenizer in a GGUF file.
+static IN_FILE: LazyLock<FileTokenizer> = LazyLock::new(|| {
+    let gpt2 = Tokenizer::gpt2();
+    in_file(&gpt2.gguf_tokens(), &gpt2.gguf_merges(), Some(gpt2.end_token())).unwrap()
+});
+
+/// The tokenizer of a file that holds these lists and nothing else.
+fn in_file(tokens: &[impl AsRef<str>], merges: &[impl AsRef<str>], end: Option<u32>) -> Result<FileTokenizer, TokenizerFileError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let mut w = Writer::new();
+    w.meta("tokenizer.ggml.model", "gpt2")
+        .meta("tokenizer.ggml.tokens", Value::strings(tokens.iter().map(AsRef::as_ref)))
+        .meta("tokenizer.ggml.merges", Value::strings(merges.iter().map(AsRef::as_ref)));
+    if let Some(end) = end {
+        w.meta("tokenizer.ggml.eos_token_id", end);
+    }
+    w.write(&path).unwrap();
+    FileTokenizer::open(Arc::new(Gguf::open(&path)?)) // the map outlives the folder
+}
 
 /// A file of the shared data folder beside the package (or beside a folder that holds it), unpacked; `None`, with a
 /// printed line, where it is absent.
@@ -99,6 +123,8 @@ fn llama_cpp_s_vectors() {
         let ids: Vec<u32> = serde_json::from_value(vector["ids"].clone()).unwrap();
         assert_eq!(Tokenizer::gpt2().encode(text), ids, "{text:?}");
         assert_eq!(LISTED.encode(text), ids, "{text:?}");
+        assert_eq!(IN_FILE.encode(text).unwrap(), ids, "{text:?}");
+        assert_eq!(IN_FILE.decode(&ids), text);
         assert_eq!(Tokenizer::gpt2().decode(&ids), text);
     }
 }
@@ -135,6 +161,8 @@ proptest! {
         prop_assert_eq!(&ids, &ORACLE.encode_ordinary(&text));
         prop_assert_eq!(Tokenizer::gpt2().encoder().encode(&text), &ids[..]);
         prop_assert_eq!(LISTED.encode(&text), &ids[..]);
+        prop_assert_eq!(IN_FILE.encode(&text).unwrap(), &ids[..]);
+        prop_assert_eq!(IN_FILE.decode(&ids), &text[..]);
         prop_assert_eq!(Tokenizer::gpt2().decode(&ids), &text[..]);
         prop_assert_eq!(Tokenizer::gpt2().is_single_token(&text), ids.len() == 1);
     }
@@ -198,7 +226,10 @@ fn every_token_is_its_own_text() {
         let bytes = tokenizer.token_bytes(id);
         assert_eq!(tokenizer.id_of(bytes), Some(id));
         assert_eq!(bytes, ORACLE.decode_bytes(&[id]).unwrap());
+        assert_eq!(bytes, IN_FILE.token_bytes(id));
     }
+    assert_eq!((IN_FILE.n_vocab(), IN_FILE.end_token()), (tokenizer.n_vocab(), tokenizer.end_token()));
+    assert_eq!(IN_FILE.token_bytes(tokenizer.end_token()), b"<|endoftext|>");
 }
 
 /// A word as long as a document: the cost must not grow with the square of the length.
@@ -207,8 +238,10 @@ fn long_words_are_merged_in_reasonable_time() {
     for text in ["a".repeat(3_000_000), "=-".repeat(500_000), "अनुच्छेद".repeat(50_000), " ".repeat(1_000_000)] {
         let ids = Tokenizer::gpt2().encode(&text);
         assert_eq!(Tokenizer::gpt2().decode(&ids), text);
+        assert_eq!(IN_FILE.encode(&text).unwrap(), ids);
     }
     let text = "abcdefgh".repeat(200);
+    assert_eq!(IN_FILE.encode(&text).unwrap(), Tokenizer::gpt2().encode(&text));
     assert_like_tiktoken("a long word", &text);
 }
 
@@ -282,6 +315,63 @@ fn damaged_lists_are_refused_with_the_place() {
     assert!(matches!(Tokenizer::from_tokens_and_merges(&nothing, &nothing, 0), Err(E::NoEndToken { .. })));
 }
 
+/// Of a file the same is refused: by opening it what each token tells, by the first text what each merge tells, by a text that comes upon it
+/// the rest; and all of it by looking everything up.
+#[test]
+fn damaged_lists_in_a_file_are_refused_with_the_place() {
+    use TokenizerError as E;
+    use TokenizerFileError::Tokenizer as Lists;
+    let base = Tokenizer::gpt2().subset([]).gguf_tokens();
+    let end = base.len() as u32 - 1;
+    let build = |more: &[&str], merges: &[&str], end: u32| {
+        let tokens: Vec<&str> = base.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        in_file(&tokens, merges, Some(end))
+    };
+    let source = |result: Result<_, TokenizerFileError>| match result {
+        Err(error @ TokenizerFileError::Tokenizer { .. }) => {
+            assert!(error.to_string().contains("m.gguf: "), "{error}");
+            let Lists { source, .. } = error else { unreachable!() };
+            source
+        }
+        Err(other) => panic!("{other}"),
+        Ok(()) => panic!("it was taken"),
+    };
+    let opened = |result: Result<FileTokenizer, _>| source(result.map(drop));
+    assert!(matches!(opened(build(&["a b"], &[], end)), E::NotByteLevel { id: 257, found: ' ' }));
+    assert!(matches!(opened(build(&["Ġthe\u{7f}station"], &[], end)), E::NotByteLevel { id: 257, found: '\u{7f}' }));
+    assert!(matches!(opened(build(&["ab\u{4e00}"], &[], end)), E::NotByteLevel { id: 257, found: '\u{4e00}' }));
+    assert!(matches!(opened(build(&[""], &[], end)), E::EmptyToken { id: 257 }));
+    assert!(matches!(opened(build(&["Ġ"], &[], end)), E::DuplicateToken { second: 257, .. }));
+    assert!(matches!(opened(build(&[], &[], 257)), E::NoEndToken { end_token: 257, n_vocab: 257 }));
+    assert!(matches!(opened(build(&[], &[], 0)), E::EndIsByte { end_token: 0 }));
+    let (tokens, nothing): (Vec<_>, [&str; 0]) = (base.iter().filter(|token| *token != "Ġ").collect(), []);
+    assert!(matches!(opened(in_file(&tokens, &nothing, Some(end - 1))), E::MissingByte { byte: b' ' }));
+    assert!(matches!(opened(in_file(&nothing, &nothing, None)), E::NoEndToken { .. }));
+    assert!(matches!(opened(in_file(&base[..256], &nothing, None)), E::NoEndToken { .. }));
+
+    let file = |more: &[&str], merges: &[&str]| build(more, merges, end).unwrap();
+    let both = |file: &FileTokenizer, text: &str| (source(file.encode(text).map(drop)), source(file.full().map(drop)));
+    for merge in ["ab", "", " ", "a ", " b", "a b c", "a long merge", "along bit-of-text with-spaces"] {
+        let wrong = both(&file(&["ab"], &[merge]), "x");
+        assert!(matches!(wrong, (E::BadMerge { index: 0, .. }, E::BadMerge { index: 0, .. })), "{merge:?}: {wrong:?}");
+    }
+    let wrong = both(&file(&["ab"], &["a b", "c d", "a b"]), "x");
+    assert!(matches!(&wrong.0, E::RepeatedMerge { index: 2, text } if text == "a b"), "{wrong:?}");
+    for (more, merges, text) in [(&["ab"][..], &["a b", "a c"][..], "xac"), (&["ab"], &["ab c", "a b"], "abc")] {
+        let file = file(more, merges);
+        assert!(matches!(both(&file, text), (E::UnknownToken { .. }, E::UnknownToken { .. })), "{text}");
+        assert!(file.encode("ab").is_ok(), "what does not come upon it is not hindered");
+    }
+    let unknown = file(&[], &["a \u{e000}"]);
+    assert!(matches!(source(unknown.full().map(drop)), E::BadMerge { index: 0, .. }));
+    assert!(matches!(both(&build(&["ab"], &["a b"], 257).unwrap(), "ab"), (E::MergeMakesEnd { index: 0, .. }, E::MergeMakesEnd { .. })));
+    let twice = both(&file(&["ab", "cd", "ab"], &["c d", "a b"]), "cd");
+    assert!(matches!(twice, (E::DuplicateToken { second: 259, .. }, E::DuplicateToken { second: 259, .. })), "{twice:?}");
+    let empty = file(&[], &[]);
+    assert!(empty.encode("").unwrap().is_empty());
+    assert_eq!(empty.encode("ab").unwrap().len(), 2);
+}
+
 /// Files of other makers need not number tokens in the order of their merges, and may hold tokens no text becomes.
 #[test]
 fn ids_need_not_follow_the_merges() {
@@ -293,6 +383,9 @@ fn ids_need_not_follow_the_merges() {
     tokens.insert(0, "<|pad|>".to_owned());
     let other = Tokenizer::from_tokens_and_merges(&tokens, &small.gguf_merges(), 1).unwrap();
     assert_eq!(cuts(&other, text), cuts(full, text));
+    let filed = in_file(&tokens, &small.gguf_merges(), Some(1)).unwrap();
+    assert_eq!(filed.encode(text).unwrap(), other.encode(text));
+    assert_eq!((filed.full().unwrap().gguf_tokens(), filed.end_token()), (tokens, 1));
     assert!(!other.is_single_token("<|pad|>"));
 
     let without_pad = other.subset(other.encode(text).into_iter().chain([0]));
@@ -316,6 +409,9 @@ proptest! {
         let small = full.subset(full.encode(&known).into_iter().chain(more.iter().copied()));
         prop_assert_eq!(cuts(&small, &known), cuts(full, &known));
         prop_assert_eq!(small.decode(&small.encode(&other)), &other[..]);
+        let filed = in_file(&small.gguf_tokens(), &small.gguf_merges(), None).unwrap();
+        prop_assert_eq!(filed.encode(&other).unwrap(), small.encode(&other));
+        prop_assert_eq!(filed.end_token(), small.end_token());
         // Closed: each token's own text is that token, if it is text at all and one piece.
         for id in 0..small.end_token() {
             if let Ok(text) = str::from_utf8(small.token_bytes(id)) {

@@ -104,6 +104,14 @@ impl Codec {
         self.template.prompt(&self.instruction, input)
     }
 
+    /// Two prompts that differ where the first reading (or the input) of any other would: what they share, all share that ask the codec's
+    /// instruction.
+    #[must_use]
+    pub fn unlike_prompts(&self) -> [String; 2] {
+        let channel = self.sensor.as_ref().and_then(|s| s.channels.first());
+        ["0", "?"].map(|reading| self.prompt(&channel.map_or_else(|| reading.into(), |c| format!("{}: {reading}", c.name))))
+    }
+
     /// The tokens of an example.
     #[must_use]
     pub fn tokens(&self, tokenizer: &Tokenizer, example: &Example) -> Tokens {

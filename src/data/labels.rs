@@ -29,8 +29,13 @@ pub struct Trie {
 impl Trie {
     /// The trie of some labels, in the order that [`log_probs`](Self::log_probs) answers in.
     pub fn new(labels: &[String], tokenizer: &Tokenizer) -> Result<Self, DataError> {
-        let sequences: Vec<Vec<u32>> = labels.iter().map(|l| tokenizer.encode(l)).collect();
-        Self::from_tokens(&sequences, tokenizer.end_token())
+        let tokens: Vec<Vec<u32>> = labels.iter().map(|l| tokenizer.encode(l)).collect();
+        Self::of(labels, &tokens, tokenizer.end_token())
+    }
+
+    /// The same of labels whose tokens are known.
+    pub fn of(labels: &[String], tokens: &[Vec<u32>], end: u32) -> Result<Self, DataError> {
+        Self::from_tokens(tokens, end)
             .map_err(|i| DataError::recipe(format!("label '{}' is there twice or empty; give each class a name of its own", labels[i])))
     }
 

@@ -16,6 +16,7 @@ mod error;
 mod parse;
 mod reader;
 mod types;
+mod utf8;
 mod value;
 mod view;
 mod writer;
@@ -25,7 +26,7 @@ pub use parse::TensorInfo;
 pub use reader::Gguf;
 pub use types::{TensorType, ValueType};
 pub use value::Value;
-pub use view::{Array, View};
+pub use view::{Array, Strings, View};
 pub use writer::{Fill, Writer};
 
 /// The first four bytes.

@@ -1,6 +1,6 @@
 //! What a file that may be damaged or hostile says of itself, checked.
 
-use super::{ALIGNMENT, TensorType, VERSION, ValueType, View};
+use super::{ALIGNMENT, TensorType, VERSION, ValueType, View, utf8};
 use super::{MAGIC, MAX_ALIGNMENT, MAX_DIMS, MAX_ENTRIES, MAX_KEY, MAX_NESTING, MAX_TENSOR_NAME, MAX_TENSORS};
 use std::collections::HashMap;
 
@@ -12,6 +12,8 @@ pub(super) struct Entry {
     pub at: usize,
     /// Byte at which the value begins.
     pub value: usize,
+    /// Byte at which it ends.
+    pub end: usize,
 }
 
 /// Where a tensor lies, and what it says of itself.
@@ -90,7 +92,7 @@ impl Parsed {
             if by_key.insert(key.to_owned(), i).is_some() {
                 return damaged(at, format!("the metadata key '{key:.80}' stands there twice"));
             }
-            entries.push(Entry { ty, at, value });
+            entries.push(Entry { ty, at, value, end: c.at });
         }
         let alignment = match by_key.get("general.alignment") {
             None => ALIGNMENT,
@@ -112,7 +114,7 @@ impl Parsed {
 }
 
 fn alignment(bytes: &[u8], entry: &Entry) -> Result<usize, Fault> {
-    match View::read(entry.ty, &mut &bytes[entry.value..]) {
+    match View::whole(entry.ty, &bytes[entry.value..entry.end]) {
         Some(View::U32(a)) if a.is_power_of_two() && (8..=MAX_ALIGNMENT).contains(&a) => Ok(a as usize),
         _ => damaged(entry.value, format!("general.alignment is no u32 that is a power of two from 8 to {MAX_ALIGNMENT}")),
     }
@@ -220,7 +222,8 @@ impl<'a> Cursor<'a> {
                 let element = self.value_type()?;
                 let n = self.count("array elements", element.least_bytes(), u64::MAX)?;
                 match element {
-                    ValueType::String | ValueType::Array | ValueType::Bool => {
+                    ValueType::String => self.skip_strings(n)?,
+                    ValueType::Array | ValueType::Bool => {
                         for _ in 0..n {
                             self.skip_value(element, depth + 1)?;
                         }
@@ -230,6 +233,33 @@ impl<'a> Cursor<'a> {
             }
             _ if self.left() < ty.least_bytes() => return damaged(at, "the file ends within a number"),
             _ => self.at += ty.least_bytes(),
+        }
+        Ok(())
+    }
+
+    /// Checks the strings of an array and goes on behind them.
+    ///
+    /// A vocabulary has a hundred thousand, most of a few bytes. A length below 128 has bytes of ASCII alone, so that the strings and
+    /// lengths of a stretch are UTF-8 together just if each string is: they are checked as one piece. Where that does not tell, one by one.
+    fn skip_strings(&mut self, n: usize) -> Result<(), Fault> {
+        let (first, mut stretch, mut sound) = (self.at, self.at, true);
+        for _ in 0..n {
+            let at = self.at;
+            let len = self.u64("a string")?;
+            if len > self.left() as u64 {
+                return damaged(at, format!("a string of {len} bytes, where {} are left", self.left()));
+            }
+            if len >= 128 {
+                sound &= utf8::is_of_short_characters(&self.bytes[stretch..at]);
+                stretch = self.at;
+            }
+            self.at += len as usize;
+        }
+        if !(sound && utf8::is_of_short_characters(&self.bytes[stretch..self.at])) {
+            self.at = first;
+            for _ in 0..n {
+                self.string("a string")?;
+            }
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! An open GGUF file.
 
 use super::parse::{Entry, Fault, Parsed, TensorInfo};
-use super::{Array, GgufError, ValueType, View};
+use super::{Array, GgufError, Strings, ValueType, View};
 use crate::mmap::Mapped;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// An open file: checked metadata and tensor descriptions over the mapped bytes.
 pub struct Gguf {
@@ -52,6 +53,22 @@ impl Gguf {
         match &self.bytes {
             Bytes::Mapped(map) => map,
             Bytes::Held(words, len) => &bytemuck::cast_slice(words)[..*len],
+        }
+    }
+
+    /// Everything before the tensors' data: all that the file says of itself.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        let all = self.all();
+        &all[..self.tensors.iter().map(|t| t.start).min().unwrap_or(all.len())]
+    }
+
+    /// When the file was last written to, where it is one and the system knows.
+    #[must_use]
+    pub const fn modified(&self) -> Option<SystemTime> {
+        match &self.bytes {
+            Bytes::Mapped(map) => map.modified(),
+            Bytes::Held(..) => None,
         }
     }
 
@@ -106,15 +123,18 @@ impl Gguf {
     pub fn entries(&self) -> impl Iterator<Item = (&str, View<'_>)> {
         self.entries.iter().filter_map(|e| {
             let View::String(key) = View::read(ValueType::String, &mut &self.all()[e.at..])? else { return None };
-            Some((key, View::read(e.ty, &mut &self.all()[e.value..])?))
+            Some((key, self.value(e)?))
         })
+    }
+
+    fn value(&self, entry: &Entry) -> Option<View<'_>> {
+        View::whole(entry.ty, &self.all()[entry.value..entry.end])
     }
 
     /// A value by its key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<View<'_>> {
-        let entry = &self.entries[*self.by_key.get(key)?];
-        View::read(entry.ty, &mut &self.all()[entry.value..])
+        self.value(&self.entries[*self.by_key.get(key)?])
     }
 
     /// A whole number that must be there.
@@ -140,7 +160,7 @@ impl Gguf {
     }
 
     /// An array of strings that must be there.
-    pub fn strings(&self, key: &str) -> Result<impl Iterator<Item = &str> + use<'_>, GgufError> {
+    pub fn strings(&self, key: &str) -> Result<Strings<'_>, GgufError> {
         self.need(key, "an array of strings", |v| match v {
             View::Array(a) => a.strings(),
             _ => None,

@@ -51,15 +51,41 @@ impl<'a> Array<'a> {
         (0..self.len).map_while(move |_| View::read(ty, &mut bytes))
     }
     /// The elements of an array of strings.
-    pub fn strings(&self) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
-        (self.ty == ValueType::String).then(|| {
-            self.iter().filter_map(|v| match v {
-                View::String(s) => Some(s),
-                _ => None,
-            })
-        })
+    #[must_use]
+    pub fn strings(&self) -> Option<Strings<'a>> {
+        (self.ty == ValueType::String).then_some(Strings { len: self.len, bytes: self.bytes })
     }
 }
+
+/// The strings of an array, one after another.
+#[derive(Clone, Copy, Debug)]
+pub struct Strings<'a> {
+    len: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Strings<'a> {
+    /// How they lie in the file: before each its length in 8 bytes. For who looks up a few of many by places of his own.
+    #[must_use]
+    pub const fn as_they_lie(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl<'a> Iterator for Strings<'a> {
+    type Item = &'a str;
+    fn next(&mut self) -> Option<&'a str> {
+        self.len = self.len.checked_sub(1)?;
+        match View::read(ValueType::String, &mut self.bytes) {
+            Some(View::String(s)) => Some(s),
+            _ => None,
+        }
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len, Some(self.len))
+    }
+}
+impl ExactSizeIterator for Strings<'_> {}
 
 /// The next `N` bytes.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -69,6 +95,21 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 impl<'a> View<'a> {
+    /// A value of which these are all bytes, and were checked: an array need not be walked to find its end.
+    pub(super) fn whole(ty: ValueType, mut bytes: &'a [u8]) -> Option<Self> {
+        if ty != ValueType::Array {
+            return Self::read(ty, &mut bytes);
+        }
+        let (ty, len) = Self::array_head(&mut bytes)?;
+        Some(Self::Array(Array { ty, len, bytes }))
+    }
+
+    /// Type and number of an array's elements.
+    fn array_head(bytes: &mut &'a [u8]) -> Option<(ValueType, usize)> {
+        let ty = ValueType::from_id(u32::from_le_bytes(take(bytes)?))?;
+        Some((ty, usize::try_from(u64::from_le_bytes(take(bytes)?)).ok()?))
+    }
+
     /// Reads a value off the front of bytes that were checked; `None` where they end early, or are no such value.
     pub(super) fn read(ty: ValueType, bytes: &mut &'a [u8]) -> Option<Self> {
         Some(match ty {
@@ -90,8 +131,7 @@ impl<'a> View<'a> {
                 Self::String(std::str::from_utf8(head).ok()?)
             }
             ValueType::Array => {
-                let ty = ValueType::from_id(u32::from_le_bytes(take(bytes)?))?;
-                let len = usize::try_from(u64::from_le_bytes(take(bytes)?)).ok()?;
+                let (ty, len) = Self::array_head(bytes)?;
                 let all = *bytes;
                 match ty {
                     // Variable lengths: walk over them.

@@ -9,7 +9,7 @@
 //! let model = Model::open("model.gguf".as_ref())?;
 //! let mut session = Session::new(&model);
 //! let mut sampler = Sampler::new(Sampling::default(), model.config.vocab());
-//! let prompt = model.prompt("Ax: 47 52");
+//! let prompt = model.prompt("Ax: 47 52")?;
 //! sampler.accept(&prompt);
 //! session.feed(&prompt)?;
 //! for _ in 0..16 {
@@ -32,6 +32,7 @@ mod kernels;
 mod labels;
 mod packed;
 mod pass;
+mod prefix;
 mod replace;
 mod sampler;
 mod session;
@@ -41,6 +42,7 @@ pub use crate::simd::cache::{CacheType, KvCache};
 pub use importance::{ImportanceError, importance};
 pub use labels::{continue_greedily, label_log_probs};
 pub use packed::{Activations, Input, Kind, Packed};
+pub use prefix::PrefixError;
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
 pub use session::{CHUNK, Session, SessionError};
 pub use weights::{Block, Linear, Model, ModelError, Norm};

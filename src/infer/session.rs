@@ -47,6 +47,8 @@ pub struct Session<'m> {
     scored: bool,
     /// Logits of a chunk, `(N, V)`; empty until they are asked for.
     every: Vec<f32>,
+    /// Tokens read since the session began.
+    read: u64,
 }
 
 impl<'m> Session<'m> {
@@ -80,6 +82,7 @@ impl<'m> Session<'m> {
             logits: vec![0.0; cfg.vocab()],
             scored: false,
             every: vec![],
+            read: 0,
         }
     }
 
@@ -105,6 +108,12 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// Tokens read since the session began, each time anew that one was read again.
+    #[must_use]
+    pub const fn read(&self) -> u64 {
+        self.read
     }
 
     /// Most tokens that can be read.
@@ -167,15 +176,33 @@ impl<'m> Session<'m> {
         if prompt.len() > self.room {
             return Err(SessionError::ContextFull { more: prompt.len(), held: 0, room: self.room });
         }
-        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        if self.fed && same == prompt.len() && same == self.tokens.len() {
-            return Ok(same);
-        }
-        // The last token is read anew where there are no logits after it.
-        let keep = same.min(prompt.len().saturating_sub(1));
+        let keep = self.kept_of(prompt);
         self.truncate(keep);
         self.feed(&prompt[keep..])?;
         Ok(keep)
+    }
+
+    /// How many of a prompt's tokens [`feed_from`](Self::feed_from) would keep.
+    #[must_use]
+    pub fn kept_of(&self, prompt: &[u32]) -> usize {
+        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        if self.fed && same == prompt.len() && same == self.tokens.len() {
+            return same;
+        }
+        // The last token is read anew where there are no logits after it.
+        same.min(prompt.len().saturating_sub(1))
+    }
+
+    /// The tokens and keys and values that are held, for [`prefix`](super::prefix).
+    pub(super) const fn held(&self) -> (&[u32], &KvCache) {
+        (self.tokens.as_slice(), &self.cache)
+    }
+
+    /// Forgets all and holds `tokens`, whose keys and values `take_in` puts into the cache.
+    pub(super) fn hold(&mut self, tokens: &[u32], take_in: impl FnOnce(&mut KvCache)) {
+        self.truncate(0);
+        take_in(&mut self.cache);
+        self.tokens.extend_from_slice(tokens);
     }
 
     /// Logits of the token after the last one read, `(V)`.
@@ -215,6 +242,7 @@ impl<'m> Session<'m> {
         }
         kernels::norm(model.isa, hidden, &pass.x[(n - 1) * c..][..c], &norm.w, &norm.b, model.norm_eps);
         self.tokens.extend_from_slice(tokens);
+        self.read += n as u64;
         (self.fed, self.scored) = (true, false);
     }
 }

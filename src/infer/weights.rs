@@ -1,7 +1,9 @@
 //! A GPT-2 from a GGUF file: sizes, tokenizer, matrices where they lie in the file.
 
 use super::Packed;
-use crate::data::tokenizer::{Tokenizer, TokenizerError};
+use crate::data::DataError;
+use crate::data::labels::Trie;
+use crate::data::tokenizer::{FileTokenizer, TokenizerFileError};
 use crate::gguf::{Gguf, GgufError, TensorInfo, View};
 use crate::model::{Config, ConfigError};
 use crate::quant::GgmlType;
@@ -24,14 +26,26 @@ pub enum ModelError {
         /// Which, and why.
         source: ConfigError,
     },
-    /// A vocabulary that cannot be used.
+    /// A vocabulary that cannot be used, or labels that it has no tokens for.
+    #[error(transparent)]
+    Tokenizer(TokenizerFileError),
+    /// Labels that cannot be told apart.
     #[error("{}: {source}", path.display())]
-    Tokenizer {
+    Labels {
         /// The file.
         path: PathBuf,
-        /// Which token or merge, and why.
-        source: TokenizerError,
+        /// Which label, and why.
+        source: DataError,
     },
+}
+
+impl From<TokenizerFileError> for ModelError {
+    fn from(error: TokenizerFileError) -> Self {
+        match error {
+            TokenizerFileError::Gguf(error) => Self::Gguf(error),
+            other => Self::Tokenizer(other),
+        }
+    }
 }
 
 /// A LayerNorm's weight and bias, `(C)` each.
@@ -73,7 +87,7 @@ pub struct Model {
     /// Added to the variance in every LayerNorm.
     pub norm_eps: f64,
     /// Its vocabulary.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: FileTokenizer,
     /// Embedding of tokens, `(V, C)`.
     pub token_embd: Packed,
     /// Embedding of positions, `(T, C)`.
@@ -88,6 +102,8 @@ pub struct Model {
     pub file: Arc<Gguf>,
     /// The instruction set that it is ready for.
     pub isa: Isa,
+    /// The instructions of its quantized products.
+    pub dots: Dots,
 }
 
 impl Model {
@@ -113,13 +129,13 @@ impl Model {
             let what = format!("a LayerNorm epsilon of {norm_eps} (GPT-2's is 1e-5)");
             return Err(file.unusable_key("gpt2.attention.layer_norm_epsilon", &what).into());
         }
-        let tokenizer = tokenizer(&file)?;
+        let file = Arc::new(file);
+        let tokenizer = FileTokenizer::open(file.clone())?;
         let config = config(&file, tokenizer.n_vocab())?;
         if let Some(extra) = file.tensors().iter().find(|t| block_of(&t.name).is_some_and(|block| block >= config.n_layer)) {
             let what = format!("{} is of a block too many: gpt2.block_count is {}", extra.name, config.n_layer);
             return Err(file.unusable_tensor(extra, &what).into());
         }
-        let file = Arc::new(file);
         // Weights are read once, from end to end.
         file.prefault();
         let load = Loader { file: &file, dots: Dots::under(isa) };
@@ -136,6 +152,7 @@ impl Model {
             tokenizer,
             file: file.clone(),
             isa,
+            dots: load.dots,
         })
     }
 
@@ -146,10 +163,15 @@ impl Model {
     }
 
     /// The tokens of a prompt; an empty one is the end token, after which a text begins.
-    #[must_use]
-    pub fn prompt(&self, text: &str) -> Vec<u32> {
-        let tokens = self.tokenizer.encode(text);
-        if tokens.is_empty() { vec![self.tokenizer.end_token()] } else { tokens }
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let tokens = self.tokenizer.encode(text)?;
+        Ok(if tokens.is_empty() { vec![self.tokenizer.end_token()] } else { tokens })
+    }
+
+    /// The trie of some labels.
+    pub fn trie(&self, labels: &[String]) -> Result<Trie, ModelError> {
+        let tokens = labels.iter().map(|label| self.tokenizer.encode(label)).collect::<Result<Vec<_>, _>>()?;
+        Trie::of(labels, &tokens, self.tokenizer.end_token()).map_err(|source| ModelError::Labels { path: self.file.path().into(), source })
     }
 
     /// The labels a classifier knows (`tinyllm.labels`); empty where the model is none.
@@ -188,23 +210,6 @@ fn config(file: &Gguf, n_vocab: usize) -> Result<Config, ModelError> {
 /// The block that a tensor belongs to, by its name.
 fn block_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
-fn tokenizer(file: &Gguf) -> Result<Tokenizer, ModelError> {
-    let kind = file.string("tokenizer.ggml.model")?;
-    if kind != "gpt2" {
-        let what = format!("the tokenizer is '{kind:.40}', and only gpt2 (byte-level BPE) is known");
-        return Err(file.unusable_key("tokenizer.ggml.model", &what).into());
-    }
-    let tokens: Vec<&str> = file.strings("tokenizer.ggml.tokens")?.collect();
-    let merges: Vec<&str> = file.strings("tokenizer.ggml.merges")?.collect();
-    let end = match file.get("tokenizer.ggml.eos_token_id") {
-        Some(_) => file.unsigned("tokenizer.ggml.eos_token_id")?,
-        // As converters before 2024 left it out; the token's name is GPT-2's.
-        None => tokens.iter().position(|&t| t == "<|endoftext|>").unwrap_or(usize::MAX) as u64,
-    };
-    let end = u32::try_from(end).unwrap_or(u32::MAX);
-    Tokenizer::from_tokens_and_merges(&tokens, &merges, end).map_err(|source| ModelError::Tokenizer { path: file.path().into(), source })
 }
 
 /// Finds tensors and holds them to their shapes.

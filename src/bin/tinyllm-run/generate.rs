@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     args.model.on_threads(|| {
         let mut session = args.model.session(&model);
         let mut sampler = Sampler::new(sampling, model.config.vocab());
-        let prompt = model.prompt(&args.prompt);
+        let prompt = model.prompt(&args.prompt)?;
         let start = Instant::now();
         sampler.accept(&prompt);
         session.feed(&prompt)?;
@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
                 end = "; the model ended the text";
                 break;
             }
-            decoder.push(model.tokenizer.token_bytes(token), &mut text);
+            decoder.push(&model.tokenizer.token_bytes(token), &mut text);
             out.write_all(text.as_bytes())?;
             out.flush()?;
             text.clear();

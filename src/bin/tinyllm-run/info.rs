@@ -34,7 +34,11 @@ const SHOWN_CHARS: usize = 200;
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let file = Gguf::open(&args.model)?;
-    let all = describe(file, |file| Model::from_gguf(file, Isa::detect()))?;
+    let all = describe(file, |file| {
+        let model = Model::from_gguf(file, Isa::detect())?;
+        model.tokenizer.full()?; // running looks up only what it needs
+        Ok(model)
+    })?;
     if args.json { print_json(&mut io::stdout().lock(), &all) } else { print(&all) }
 }
 

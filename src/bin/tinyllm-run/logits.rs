@@ -39,7 +39,10 @@ type Likely = (u32, f32);
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let model = args.model.open()?;
-    let tokens = args.tokens.clone().unwrap_or_else(|| model.prompt(&args.prompt));
+    let tokens = match &args.tokens {
+        Some(tokens) => tokens.clone(),
+        None => model.prompt(&args.prompt)?,
+    };
     ensure!(!tokens.is_empty(), "--tokens needs at least one token");
     let every = args.model.on_threads(|| {
         let mut session = args.model.session(&model);

@@ -7,7 +7,7 @@ use clap::Parser;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tinyllm::data::labels::{Trie, likeliest};
+use tinyllm::data::labels::likeliest;
 use tinyllm::data::prepared::Prepared;
 use tinyllm::data::{Codec, Split, quickstart};
 use tinyllm::infer::{self, Model, Session};
@@ -118,7 +118,7 @@ impl Board {
     fn run(file: &Path, data: &Prepared) -> Result<Self> {
         let model = Model::open(file)?;
         let codec = Codec::from_json(model.text("tinyllm.codec").context("the file has no codec")?)?;
-        let trie = Trie::new(&codec.labels, &model.tokenizer)?;
+        let trie = model.trie(&codec.labels)?;
         let readings = data.test_readings().context("the data has no test readings")?;
         let windows = codec.windows(&readings)?;
         let mut progress = Progress::new("classify", "windows", windows.len() as u64);
@@ -126,7 +126,7 @@ impl Board {
         let (mut answers, mut tokens) = (Vec::new(), 0);
         let start = Instant::now();
         for window in &windows {
-            let prompt = codec.tokens(&model.tokenizer, window).prompt;
+            let prompt = model.prompt(&codec.template.prompt(&window.instruction, &window.input))?;
             tokens += prompt.len();
             answers.push(likeliest(&infer::label_log_probs(&mut session, &trie, &prompt)?));
             progress.add(1);

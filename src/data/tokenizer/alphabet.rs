@@ -57,6 +57,48 @@ pub(super) fn append_bytes(text: &str, bytes: &mut Vec<u8>) -> Result<(), char> 
     Ok(())
 }
 
+/// The byte that a text, UTF-8, stands for, if it is one; `None` for more (or none).
+///
+/// # Errors
+///
+/// The first character that is not of the alphabet.
+pub(super) fn single_byte(text: &[u8]) -> Result<Option<u8>, char> {
+    // Nearly all: a word, or a space and a word.
+    let word = text.strip_prefix("Ġ".as_bytes()).unwrap_or(text);
+    if word.len() > 1 && is_visible_ascii(word) {
+        return Ok(None);
+    }
+    let (mut rest, mut single, mut n) = (text, None, 0);
+    while let Some((&first, behind)) = rest.split_first() {
+        // All characters of the alphabet are of one or two bytes.
+        let (code, behind) = match behind.split_first() {
+            Some((&second, behind)) if first >= 0x80 => (usize::from(first & 0x1F) << 6 | usize::from(second & 0x3F), behind),
+            _ => (usize::from(first), behind),
+        };
+        match BYTES.get(code) {
+            Some(&Some(byte)) if first < 0x80 || (first < 0xE0 && rest.len() > 1) => (single, n) = (Some(byte), n + 1),
+            _ => return Err(String::from_utf8_lossy(rest).chars().next().unwrap_or(char::REPLACEMENT_CHARACTER)),
+        }
+        rest = behind;
+    }
+    Ok(single.filter(|_| n == 1))
+}
+
+/// Whether all bytes are those of [`is_itself`] below 0x80; eight at a time, the last of which may overlap those before.
+fn is_visible_ascii(text: &[u8]) -> bool {
+    let all = |byte: u8| u64::from_le_bytes([byte; 8]);
+    // A byte below 0x80 that is too low borrows, one that is too high carries into its highest bit.
+    let wrong = |word: u64| (word | word.wrapping_sub(all(b'!')) | word.wrapping_add(all(0x7F - b'~'))) & all(0x80) != 0;
+    if let Some(last) = text.last_chunk::<8>() {
+        let words = text.as_chunks::<8>().0;
+        return !wrong(u64::from_le_bytes(*last)) && !words.iter().any(|word| wrong(u64::from_le_bytes(*word)));
+    }
+    if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        return !wrong(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32);
+    }
+    text.iter().all(|b| (b'!'..=b'~').contains(b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +112,20 @@ mod tests {
         let mut back = Vec::new();
         append_bytes(&text, &mut back).unwrap();
         assert_eq!(back, all);
+    }
+
+    #[test]
+    fn single_bytes_are_told_from_longer_texts() {
+        for byte in 0..=255 {
+            assert_eq!(single_byte(to_chars(&[byte]).as_bytes()), Ok(Some(byte)));
+            assert_eq!(single_byte(to_chars(&[byte, byte]).as_bytes()), Ok(None));
+        }
+        assert_eq!(single_byte(b""), Ok(None));
+        for c in ('\0'..='\u{3000}').chain(['\u{FFFF}', '\u{10000}']) {
+            let known = append_bytes(&c.to_string(), &mut Vec::new());
+            assert_eq!(single_byte(format!("a{c}").as_bytes()).map(|_| ()), known, "{c:?}");
+        }
+        assert_eq!(single_byte(b"a\xC4"), Err(char::REPLACEMENT_CHARACTER));
     }
 
     #[test]

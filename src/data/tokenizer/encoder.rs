@@ -2,7 +2,7 @@
 
 use super::Tokenizer;
 use super::index::mix;
-use super::merges::Scratch;
+use super::join::Scratch;
 use super::split::Pieces;
 
 /// Words remembered, 32 bytes each. With 32,768 of them 96 in 100 words of English speeches are found, and 90 of technical

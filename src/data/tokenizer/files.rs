@@ -3,11 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::{Tokenizer, TokenizerError, alphabet};
+use super::{END, Tokenizer, TokenizerError, alphabet};
 use crate::fsio::{self, IoError};
-
-/// The name of GPT-2's end token in every file.
-const END: &str = "<|endoftext|>";
 
 /// First line of `merges.txt`.
 const VERSION: &str = "#version:";

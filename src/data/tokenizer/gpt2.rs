@@ -8,15 +8,13 @@
 
 use std::sync::LazyLock;
 
-use super::merges::{Merge, Merges, Scratch};
+use super::join::Scratch;
+use super::merges::{Merge, Merges};
 use super::tokens::{Refused, Tokens};
-use super::{Tokenizer, byte_ids};
+use super::{END, Tokenizer, byte_ids};
 
 /// The file; sha256 306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930.
 pub(super) static FILE: &str = include_str!("gpt2.tiktoken");
-
-/// GPT-2's only special token. It ends a document.
-const END: &[u8] = b"<|endoftext|>";
 
 /// Tokens of GPT-2: 256 bytes, 50,000 merges, the end.
 const N_VOCAB: usize = 50_257;
@@ -45,7 +43,7 @@ fn build() -> Tokenizer {
         let &[left, right] = &parts[..] else { panic!("token {merged} of the embedded vocabulary is in {} parts", parts.len()) };
         merges.push(Merge { left, right, merged }).expect("a pair is merged once");
     }
-    let end_token = push(&mut tokens, |bytes| bytes.extend_from_slice(END));
+    let end_token = push(&mut tokens, |bytes| bytes.extend_from_slice(END.as_bytes()));
     Tokenizer { tokens, byte_ids, merges, end_token }
 }
 

@@ -21,7 +21,9 @@ mod alphabet;
 mod encoder;
 mod files;
 mod gpt2;
+mod in_file;
 mod index;
+mod join;
 mod merges;
 mod split;
 mod stream;
@@ -29,14 +31,19 @@ mod subset;
 mod tokens;
 mod unicode;
 
-use merges::{Merge, Merges, Scratch};
+use join::Scratch;
+use merges::{Merge, Merges};
 use split::Pieces;
 use tokens::{Refused, Tokens};
 
 pub use encoder::Encoder;
 pub use files::TokenizerDirError;
+pub use in_file::{FileTokenizer, TokenizerFileError};
 pub use stream::StreamDecoder;
 pub use subset::VocabBuilder;
+
+/// The name of GPT-2's end token in every file.
+const END: &str = "<|endoftext|>";
 
 /// Texts of this many bytes and more are encoded with a word memory, which costs 1 MiB to set up.
 const LONG_TEXT: usize = 64 << 10;

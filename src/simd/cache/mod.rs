@@ -19,6 +19,7 @@
 
 mod many;
 mod one;
+mod saved;
 
 use super::attention::{KEYS, QUERIES};
 use super::parallel::{Columns, Shared};
@@ -66,10 +67,7 @@ impl Shape {
     }
     /// Words of a head's memory; whole cache lines, since `t` is a multiple of 64.
     const fn words(self) -> usize {
-        let scales = match self.ty {
-            CacheType::Q8 => 2 * self.t * size_of::<f32>(),
-            _ => 0,
-        };
+        let scales = if self.is_scaled() { 2 * self.t * size_of::<f32>() } else { 0 };
         (self.t * (self.d + self.d_whole()) * self.ty.size() + scales) / size_of::<u64>()
     }
     /// Bytes of the keys.
