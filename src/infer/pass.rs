@@ -9,6 +9,7 @@
 use super::kernels;
 use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
 use super::weights::{Block, Linear, Model, Norm};
+use crate::model::Config;
 use crate::simd::Isa;
 use crate::simd::cache::{self, KvCache, Layers};
 use crate::simd::elements::BiasGelu;
@@ -73,6 +74,14 @@ impl Room {
             chunks: Vec::with_capacity(PHASES.min(model.config.n_layer * STEPS_OF_MANY.len())),
             phases: 0,
         }
+    }
+
+    /// Bytes of the room that [`new`](Self::new) makes for a model of these sizes.
+    pub fn bytes(config: &Config, positions: usize, members: usize) -> usize {
+        let (c, f, d, n) = (config.n_embd, config.ff(), config.head_dim(), CHUNK.min(positions));
+        let member = c + Packed::room(n) + cache::scratch_len(n, d).max(cache::scratch_len(1, d));
+        let acts = |n| Activations::bytes(n, f.max(c));
+        (n * (5 * c + f) + members * member) * size_of::<f32>() + acts(n) + members * acts(1)
     }
 }
 

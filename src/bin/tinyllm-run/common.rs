@@ -3,8 +3,11 @@
 use anyhow::{Context, Result};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use tinyllm::infer::{CacheType, Model, Session};
+use tinyllm::gguf::Gguf;
+use tinyllm::infer::{self, CacheType, Model, Need, Session, Told};
+use tinyllm::progress::Progress;
 use tinyllm::simd::Isa;
+use tinyllm::simd::panel::Dots;
 
 /// The model and how to run it.
 #[derive(clap::Args)]
@@ -18,6 +21,10 @@ pub struct ModelArgs {
     /// How the session keeps what it has read: f32 is exact, f16 takes half the memory and time, q8 a quarter
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = Cache::F16)]
     cache: Cache,
+    /// Map packed weights from a file, which is made if it is not there or does not fit: starts are quicker, and processes share the
+    /// memory [default FILE: MODEL.gguf.packed]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    packed: Option<Option<PathBuf>>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -28,24 +35,48 @@ enum Cache {
 }
 
 impl ModelArgs {
-    /// Opens the model.
+    /// Opens the model, if there is memory for it.
     pub fn open(&self) -> Result<Model> {
-        Ok(Model::open_for(&self.model, Isa::from_env()?)?)
+        let isa = Isa::from_env()?;
+        let file = Gguf::open(&self.model)?;
+        let layout = Dots::under(isa).layout();
+        // A file that is no model is refused by what reads it.
+        if let Ok(need) = Need::of(&file, layout, self.cache(), self.count(), self.packed.is_some()) {
+            need.check(&self.model)?;
+        }
+        let Some(packed) = &self.packed else { return Ok(Model::from_gguf(file, isa)?) };
+        let path = packed.clone().unwrap_or_else(|| infer::packed_path(&self.model));
+        let mut progress = None;
+        let model = Model::with_packed(file, isa, &path, &mut |told| match told {
+            Told::Packing { done, total } => progress.get_or_insert_with(|| Progress::new("packing", "bytes", total)).set(done, ""),
+            Told::Note(text) => {
+                progress = None;
+                eprintln!("{text}");
+            }
+        });
+        Ok(model?)
+    }
+
+    const fn cache(&self) -> CacheType {
+        match self.cache {
+            Cache::F32 => CacheType::F32,
+            Cache::F16 => CacheType::F16,
+            Cache::Q8 => CacheType::Q8,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
     /// A session over all of the model's positions.
     pub fn session<'m>(&self, model: &'m Model) -> Session<'m> {
-        let ty = match self.cache {
-            Cache::F32 => CacheType::F32,
-            Cache::F16 => CacheType::F16,
-            Cache::Q8 => CacheType::Q8,
-        };
-        Session::with(model, model.config.n_ctx, ty)
+        Session::with(model, model.config.n_ctx, self.cache())
     }
 
     /// Runs `work` on the threads asked for.
     pub fn on_threads<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let threads = self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+        let threads = self.count();
         tinyllm::infer::pool(threads).with_context(|| format!("cannot start {threads} threads"))?.install(work)
     }
 }

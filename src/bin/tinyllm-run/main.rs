@@ -5,6 +5,7 @@ mod common;
 mod generate;
 mod info;
 mod logits;
+mod pack;
 mod quantize;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,7 @@ enum Command {
     Logits(logits::Args),
     Classify(classify::Args),
     Quantize(quantize::Args),
+    Pack(pack::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Classify(args) => classify::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Pack(args) => pack::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
