@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A file operation that failed, with the path it failed on.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +132,9 @@ fn exchange(new: &Path, old: &Path) -> Result<(), IoError> {
 fn beside(path: &Path, what: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{what}-{}", std::process::id()));
+    // Two threads that write one file at once must not write one temporary file.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    name.push(format!(".{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     path.with_file_name(name)
 }
 

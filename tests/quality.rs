@@ -78,7 +78,9 @@ fn perplexity_and_divergence_are_their_formulas() {
         }
     }
     kls.sort_by(f64::total_cmp);
-    let itself = compare(&exact, &exact, &windows, CacheType::Q8, &mut |_| {}).unwrap();
+    let of_cache = compare(&exact, &exact, &windows, CacheType::Q8, &mut |_| {}).unwrap();
+    assert!((1e-9..1e-2).contains(&of_cache.divergence.mean), "{of_cache:?}");
+    let itself = compare(&exact, &exact, &windows, CacheType::F32, &mut |_| {}).unwrap();
     assert!(itself.divergence.mean < 1e-9 && itself.quantiles[2] < 1e-8, "{itself:?}");
     assert_eq!((itself.ratio.mean, itself.same_top.mean, itself.difference.mean), (1.0, 1.0, 0.0));
 }

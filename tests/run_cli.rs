@@ -61,11 +61,9 @@ fn json(text: &str) -> Json {
 #[test]
 fn help_and_nonsense() {
     let (help, _) = ok(&["--help"]);
-    assert!(
-        ["info", "generate", "logits", "classify", "quantize", "perplexity", "imatrix", "Exit status"].iter().all(|w| help.contains(w)),
-        "{help}"
-    );
-    for command in ["info", "generate", "logits", "classify", "quantize", "perplexity", "imatrix"] {
+    let commands = ["info", "generate", "logits", "classify", "quantize", "pack", "perplexity", "imatrix", "bench", "random"];
+    assert!(commands.iter().chain(&["Exit status"]).all(|w| help.contains(w)), "{help}");
+    for command in commands {
         assert!(ok(&[command, "--help"]).0.contains("Examples:"), "{command}");
     }
     refused(&[], 2, "Usage");
@@ -103,6 +101,14 @@ fn info_tells_what_is_inside() {
     let config = Config { n_ctx: 160, ..gguf_model::tiny_config() };
     assert_eq!(info["parameters"], config.parameters());
     assert_eq!(info["file_bytes"], std::fs::metadata(&watch).unwrap().len());
+    let memory = |part: &str| info["memory"][part].as_u64().unwrap();
+    assert_eq!(
+        info["memory"]["cache"]["f32"],
+        2 * 4 * 2 * 96 * 192,
+        "keys and values, 4 bytes, 2 blocks, 96 channels, 160 positions in whole tiles"
+    );
+    assert!(memory("weights") > 150_000 && memory("total") > memory("weights") + memory("room") + memory("program"));
+    assert!(out.contains("memory to run it: "), "{out}");
 }
 
 #[test]
@@ -417,7 +423,7 @@ fn perplexity_is_told_and_what_has_none_is_refused() {
     std::io::Write::write_all(&mut packed, words.as_bytes()).unwrap();
     std::fs::write(&gz, packed.finish().unwrap()).unwrap();
     let told = json(&ok(&["perplexity", text(&plain), text(&text_file), "--json"]).0);
-    let n = Model::open(&plain).unwrap().prompt(&words).len();
+    let n = Model::open(&plain).unwrap().prompt(&words).unwrap().len();
     assert_eq!((told["tokens"].as_u64(), told["ctx"].as_u64()), (Some(n as u64), Some(96)));
     assert_eq!(told["windows"], n / 96);
     assert_eq!(told["scored"], n / 96 * 47, "the tokens behind the first 49 of each window");
@@ -474,4 +480,27 @@ fn a_mix_needs_a_text_and_a_bound() {
     assert!(["matrix", "share", "measured as a whole", "auto (file type"].iter().all(|w| said.contains(w)), "{said}");
     assert_eq!(ok(&["logits", text(&out), "-p", "Ax", "--top", "2"]).0.lines().count(), 2);
     refused(&["quantize", text(&out), text(&dir.path().join("again")), "--type", "auto", "--text", text(&words)], 1, "already");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_fit_is_refused_with_figures() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    // A cache of 100 MB.
+    let config = Config { n_ctx: 1 << 16, ..gguf_model::tiny_config() };
+    gguf_model::tiny_model_with(&path, &config, GgmlType::Q8_0, 1, &[]);
+    let run = assert_cmd::cargo::cargo_bin("tinyllm-run");
+    let limited = |kilobytes: u32, cache: &str| {
+        let script =
+            format!("ulimit -v {kilobytes} && exec '{}' generate '{}' -p x -n 2 -t 1 --cache {cache}", run.display(), path.display());
+        let out = Command::new("sh").args(["-c", &script]).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, err) = limited(120_000, "f32");
+    assert_eq!(code, Some(1), "{err}");
+    let figures = ["large.gguf: running it takes", "cache of 65536 tokens 100.7", "available under this process's limits", "--cache q8"];
+    assert!(figures.iter().all(|f| err.contains(f)), "{err}");
+    let (code, err) = limited(400_000, "f32");
+    assert_eq!(code, Some(0), "{err}");
 }

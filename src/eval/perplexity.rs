@@ -86,7 +86,8 @@ pub fn perplexity(model: &Model, windows: &Windows, cache: CacheType, told: &mut
 /// Of a place: loss of the model and of the other, divergence, whether the likeliest is the same.
 type Score = (f64, f64, f64, bool);
 
-/// Compares a model with another of the same vocabulary, on rayon's current pool; of either no more logits are held than of a piece.
+/// Compares a model, which keeps what it has read in `cache`, with another of the same vocabulary, which keeps it exactly; on rayon's
+/// current pool. Of either no more logits are held than of a piece.
 ///
 /// # Panics
 /// If the vocabularies are not of one size.
@@ -100,7 +101,7 @@ pub fn compare(
     let v = model.config.vocab();
     assert_eq!(v, other.config.vocab(), "one vocabulary");
     let mut session = Session::with(model, windows.longest(), cache);
-    let mut session_of_other = Session::with(other, windows.longest(), cache);
+    let mut session_of_other = Session::with(other, windows.longest(), CacheType::F32);
     let mut scores: Vec<Score> = vec![];
     for piece in windows.pieces() {
         let p = windows.logits(&mut session_of_other, &piece)?;

@@ -24,27 +24,32 @@
 //! ```
 //!
 //! A session has a team of threads of its own, as many as the rayon pool it is made in ([`pool`]) or the team it is given; reading, it
-//! allocates nothing. Rayon's threads pack the matrices when a model is opened.
+//! allocates nothing. Rayon's threads pack the matrices when a model is opened, unless they are packed already, in a file of their own
+//! ([`Model::with_packed`]). [`Need`] says what a model takes of memory.
 //! This is a second reading of the model, apart from the trainer's, and tests hold the two together.
 
 mod importance;
 mod kernels;
 mod labels;
+mod memory;
 mod packed;
 mod pass;
 mod prefix;
 mod replace;
 mod sampler;
 mod session;
+mod store;
 mod weights;
 
 pub use crate::simd::cache::{CacheType, KvCache};
 pub use importance::{ImportanceError, importance};
 pub use labels::{continue_greedily, label_log_probs};
+pub use memory::{Available, Need, TooLarge, available, peak};
 pub use packed::{Activations, Input, Kind, Packed};
 pub use prefix::PrefixError;
 pub use sampler::{Sampler, Sampling, log_softmax, most_likely};
 pub use session::{CHUNK, Session, SessionError};
+pub use store::{PackError, Told, default_path as packed_path, pack};
 pub use weights::{Block, Linear, Model, ModelError, Norm};
 
 /// A pool of `threads` threads to run sessions in: `pool(2)?.install(|| ...)`.

@@ -10,6 +10,7 @@ use super::importance::{Sums, Watch};
 use super::kernels;
 use super::packed::{Activations, INPUTS, Input, Kind, Packed, Parts, Row};
 use super::weights::{Block, Linear, Model, Norm};
+use crate::model::Config;
 use crate::simd::Isa;
 use crate::simd::cache::{self, KvCache, Layers};
 use crate::simd::elements::BiasGelu;
@@ -77,6 +78,14 @@ impl Room {
             phases: 0,
             sums: None,
         }
+    }
+
+    /// Bytes of the room that [`new`](Self::new) makes for a model of these sizes.
+    pub fn bytes(config: &Config, positions: usize, members: usize) -> usize {
+        let (c, f, d, n) = (config.n_embd, config.ff(), config.head_dim(), CHUNK.min(positions));
+        let member = c + Packed::room(n) + cache::scratch_len(n, d).max(cache::scratch_len(1, d));
+        let acts = |n| Activations::bytes(n, f.max(c));
+        (n * (5 * c + f) + members * member) * size_of::<f32>() + acts(n) + members * acts(1)
     }
 }
 

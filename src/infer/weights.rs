@@ -1,6 +1,7 @@
 //! A GPT-2 from a GGUF file: sizes, tokenizer, matrices where they lie in the file.
 
 use super::Packed;
+use super::store::{self, Matrix, Plan, Store, Told};
 use crate::data::DataError;
 use crate::data::labels::Trie;
 use crate::data::tokenizer::{FileTokenizer, TokenizerFileError};
@@ -8,7 +9,7 @@ use crate::gguf::{Gguf, GgufError, TensorInfo, View};
 use crate::model::{Config, ConfigError};
 use crate::quant::GgmlType;
 use crate::simd::Isa;
-use crate::simd::panel::Dots;
+use crate::simd::panel::{Dots, Layout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,6 +120,24 @@ impl Model {
 
     /// A model over an open file.
     pub fn from_gguf(file: Gguf, isa: Isa) -> Result<Self, ModelError> {
+        Self::build(file, isa, |_, _, _| Ok(None))
+    }
+
+    /// A model over an open file whose packed weights are kept in the file at `packed` and mapped from there, so that processes share
+    /// them. It is made, or made anew, where it is not there or does not fit; where that fails the weights are packed into memory, as
+    /// without it. `told` hears what is done about it.
+    pub fn with_packed(file: Gguf, isa: Isa, packed: &Path, told: &mut dyn FnMut(Told)) -> Result<Self, ModelError> {
+        Self::build(file, isa, |file, config, layout| {
+            let plan = Plan::new(file, layout, matrices(file, config)?);
+            Ok(store::open_or_make(&plan, packed, told))
+        })
+    }
+
+    fn build(
+        file: Gguf,
+        isa: Isa,
+        store: impl FnOnce(&Gguf, &Config, Layout) -> Result<Option<Store>, GgufError>,
+    ) -> Result<Self, ModelError> {
         let architecture = file.string("general.architecture")?;
         if architecture != "gpt2" {
             let what = format!("the architecture is '{architecture:.40}', and only gpt2 can be run");
@@ -136,9 +155,13 @@ impl Model {
             let what = format!("{} is of a block too many: gpt2.block_count is {}", extra.name, config.n_layer);
             return Err(file.unusable_tensor(extra, &what).into());
         }
-        // Weights are read once, from end to end.
-        file.prefault();
-        let load = Loader { file: &file, dots: Dots::under(isa) };
+        let dots = Dots::under(isa);
+        let store = store(&file, &config, dots.layout())?;
+        if store.is_none() {
+            // Weights are read once, from end to end.
+            file.prefault();
+        }
+        let load = Loader { file: &file, dots, store };
         let (c, f, v) = (config.n_embd, config.ff(), config.vocab());
         let blocks = (0..config.n_layer).map(|i| load.block(&format!("blk.{i}"), c, f)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -212,34 +235,62 @@ fn block_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
+/// Sizes, as the metadata and the embedding have them.
+pub(super) fn sizes(file: &Gguf) -> Result<Config, ModelError> {
+    let n_vocab = file.tensor("token_embd.weight").and_then(|t| t.dims.get(1).copied()).unwrap_or(0);
+    config(file, usize::try_from(n_vocab).unwrap_or(usize::MAX))
+}
+
+/// All matrices of a model of these sizes, held to their shapes.
+pub(super) fn matrices(file: &Gguf, config: &Config) -> Result<Vec<Matrix>, GgufError> {
+    let (c, f, v) = (config.n_embd, config.ff(), config.vocab());
+    let mut all = vec![("token_embd.weight".to_owned(), v, c), ("position_embd.weight".to_owned(), config.n_ctx, c)];
+    for i in 0..config.n_layer {
+        let shapes = [("attn_qkv", 3 * c, c), ("attn_output", c, c), ("ffn_up", f, c), ("ffn_down", c, f)];
+        all.extend(shapes.map(|(name, rows, cols)| (format!("blk.{i}.{name}.weight"), rows, cols)));
+    }
+    all.extend(file.tensor("output.weight").map(|t| (t.name.clone(), v, c)));
+    let matrix = |(name, rows, cols): (String, usize, usize)| {
+        let (tensor, ty) = tensor(file, &name, &[cols, rows])?;
+        Ok(Matrix { tensor: tensor.clone(), ty, rows, cols })
+    };
+    all.into_iter().map(matrix).collect()
+}
+
+/// A tensor of this name and these dimensions.
+fn tensor<'a>(file: &'a Gguf, name: &str, dims: &[usize]) -> Result<(&'a TensorInfo, GgmlType), GgufError> {
+    let tensor = file.tensor(name).ok_or_else(|| file.incomplete(&format!("the file has no tensor {name}")))?;
+    if !tensor.dims.iter().eq(dims.iter().map(|&d| d as u64).collect::<Vec<_>>().iter()) {
+        let what = format!("{name} is of {:?}, but the metadata says {dims:?}", tensor.dims);
+        return Err(file.unusable_tensor(tensor, &what));
+    }
+    let Some(ty) = GgmlType::from_id(tensor.ty.id) else {
+        let known = GgmlType::ALL.map(GgmlType::name).join(", ");
+        let what = format!("{name} is of type {}, and only {known} can be run: export the model as one of them", tensor.ty.name);
+        return Err(file.unusable_tensor(tensor, &what));
+    };
+    Ok((tensor, ty))
+}
+
 /// Finds tensors and holds them to their shapes.
 struct Loader<'a> {
     file: &'a Arc<Gguf>,
     dots: Dots,
+    /// Where matrices are that are packed already.
+    store: Option<Store>,
 }
 
 impl Loader<'_> {
-    fn tensor(&self, name: &str, dims: &[usize]) -> Result<(&TensorInfo, GgmlType), GgufError> {
-        let tensor = self.file.tensor(name).ok_or_else(|| self.file.incomplete(&format!("the file has no tensor {name}")))?;
-        if !tensor.dims.iter().eq(dims.iter().map(|&d| d as u64).collect::<Vec<_>>().iter()) {
-            let what = format!("{name} is of {:?}, but the metadata says {dims:?}", tensor.dims);
-            return Err(self.file.unusable_tensor(tensor, &what));
-        }
-        let Some(ty) = GgmlType::from_id(tensor.ty.id) else {
-            let known = GgmlType::ALL.map(GgmlType::name).join(", ");
-            let what = format!("{name} is of type {}, and only {known} can be run: export the model as one of them", tensor.ty.name);
-            return Err(self.file.unusable_tensor(tensor, &what));
-        };
-        Ok((tensor, ty))
-    }
-
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Packed, GgufError> {
-        let (tensor, ty) = self.tensor(name, &[cols, rows])?;
+        let (tensor, ty) = tensor(self.file, name, &[cols, rows])?;
+        if let Some(areas) = self.store.as_ref().and_then(|store| store.areas(name)) {
+            return Ok(Packed::ready(ty, rows, cols, self.dots, areas));
+        }
         Ok(Packed::load(self.file, tensor.clone(), ty, rows, cols, self.dots))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {
-        let (tensor, ty) = self.tensor(name, &[len])?;
+        let (tensor, ty) = tensor(self.file, name, &[len])?;
         let mut out = vec![0.0; len];
         ty.dequantize_row(&mut out, self.file.data(tensor));
         match out.iter().position(|x| !x.is_finite()) {

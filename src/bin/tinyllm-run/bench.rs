@@ -61,6 +61,9 @@ pub struct Args {
     /// How a session keeps what it has read
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = Cache::F16)]
     cache: Cache,
+    /// Map packed weights from a file, as in the other commands [default FILE: MODEL.gguf.packed]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    packed: Option<Option<PathBuf>>,
     /// Trials of each figure
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     trials: u16,
@@ -135,6 +138,10 @@ fn measure(args: &Args, about: &About, threads: Threads, instances: usize, progr
     if let Some(n) = threads.0 {
         words.extend(["-t".into(), n.to_string()]);
     }
+    if let Some(packed) = &args.packed {
+        let file = packed.as_deref().map(|p| p.to_str().context("the packed file's path is no text")).transpose()?;
+        words.push(file.map_or_else(|| "--packed".into(), |file| format!("--packed={file}")));
+    }
     if let Some(readings) = &args.classify {
         words.extend(["--classify".into(), readings.to_str().context("the readings' path is no text")?.to_owned()]);
     }
@@ -172,7 +179,7 @@ fn measure(args: &Args, about: &About, threads: Threads, instances: usize, progr
 
     let threads = threads.0.map_or_else(|| tinyllm::cores::fast().threads, usize::from);
     let model = args.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let head = json!({"model": model, "type": about.ty, "threads": threads, "instances": instances, "background": args.background, "cache": cache, "trials": args.trials});
+    let head = json!({"model": model, "type": about.ty, "threads": threads, "instances": instances, "background": args.background, "cache": cache, "packed": args.packed.is_some(), "trials": args.trials});
     let mut title = format!("{threads} thread{}", if threads == 1 { "" } else { "s" });
     if instances > 1 {
         title += &format!(", {instances} instances");

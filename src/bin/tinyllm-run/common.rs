@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use tinyllm::cores;
 use tinyllm::data::corpus;
 use tinyllm::eval::windows::WINDOW;
-use tinyllm::infer::{CacheType, Model, Session};
+use tinyllm::gguf::Gguf;
+use tinyllm::infer::{self, CacheType, Model, Need, Session, Told};
+use tinyllm::progress::Progress;
 use tinyllm::simd::Isa;
+use tinyllm::simd::panel::Dots;
 
 /// The model and how to run it.
 #[derive(clap::Args)]
@@ -21,6 +24,10 @@ pub struct ModelArgs {
     /// How the session keeps what it has read: f32 is exact, f16 takes half the memory and time, q8 a quarter
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = Cache::F16)]
     cache: Cache,
+    /// Map packed weights from a file, which is made if it is not there or does not fit: starts are quicker, and processes share the
+    /// memory [default FILE: MODEL.gguf.packed]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    packed: Option<Option<PathBuf>>,
 }
 
 /// The types of a cache, as the command line names them.
@@ -71,9 +78,30 @@ impl Threads {
 }
 
 impl ModelArgs {
-    /// Opens the model.
+    /// Opens the model, if there is memory for it.
     pub fn open(&self) -> Result<Model> {
-        Ok(Model::open_for(&self.model, Isa::from_env()?)?)
+        let isa = Isa::from_env()?;
+        let file = Gguf::open(&self.model)?;
+        let layout = Dots::under(isa).layout();
+        // A file that is no model is refused by what reads it.
+        if let Ok(need) = Need::of(&file, layout, self.cache(), self.count(), self.packed.is_some()) {
+            need.check(&self.model)?;
+        }
+        let Some(packed) = &self.packed else { return Ok(Model::from_gguf(file, isa)?) };
+        let path = packed.clone().unwrap_or_else(|| infer::packed_path(&self.model));
+        let mut progress = None;
+        let model = Model::with_packed(file, isa, &path, &mut |told| match told {
+            Told::Packing { done, total } => progress.get_or_insert_with(|| Progress::new("packing", "bytes", total)).set(done, ""),
+            Told::Note(text) => {
+                progress = None;
+                eprintln!("{text}");
+            }
+        });
+        Ok(model?)
+    }
+
+    fn count(&self) -> usize {
+        self.threads.0.map_or_else(|| cores::fast().threads, usize::from)
     }
 
     /// How sessions keep what they have read.
@@ -111,7 +139,7 @@ pub fn tokens_of(path: &Path, model: &Model) -> Result<Vec<u32>> {
     } else {
         corpus::text(path)?
     };
-    let tokens = model.tokenizer.encode(&text);
+    let tokens = model.tokenizer.encode(&text)?;
     match tokens.len() {
         0 => bail!("{}: the text is empty", path.display()),
         1 => bail!("{}: the text is one token, and it takes two to tell one from what stands before it", path.display()),

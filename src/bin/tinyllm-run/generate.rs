@@ -5,7 +5,7 @@ use anyhow::Result;
 use std::io::{self, Write};
 use std::time::Instant;
 use tinyllm::data::tokenizer::StreamDecoder;
-use tinyllm::infer::{Sampler, Sampling};
+use tinyllm::infer::{Sampler, Sampling, peak};
 
 /// Continue a prompt. The text goes to standard output as it is made, the speed to standard error.
 ///
@@ -100,8 +100,9 @@ pub fn run(args: &Args) -> Result<()> {
         out.flush()?;
         let made_in = start.elapsed().as_secs_f64();
         let rate = |n: usize, seconds: f64| n as f64 / seconds.max(1e-9);
+        let peak = peak().map_or_else(String::new, |bytes| format!("; peak memory {:.1} MB", bytes as f64 / 1e6));
         eprintln!(
-            "prompt: {} tokens, {:.0} tokens/s; generated: {made} tokens, {:.1} tokens/s{end}",
+            "prompt: {} tokens, {:.0} tokens/s; generated: {made} tokens, {:.1} tokens/s{peak}{end}",
             prompt.len(),
             rate(prompt.len(), read),
             rate(made, made_in)

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use tinyllm::gguf::{Array, Gguf, View};
-use tinyllm::infer::{Model, ModelError};
+use tinyllm::infer::{CacheType, Model, ModelError, Need, available};
 use tinyllm::simd::Isa;
+use tinyllm::simd::panel::Dots;
 
 /// Show what a GGUF file holds: sizes, tensor types, vocabulary, labels, sensor codec, metadata.
 ///
@@ -62,6 +63,7 @@ fn describe(file: Gguf, load: impl FnOnce(Gguf) -> Result<Model, ModelError>) ->
         "tensors": file.tensors().len(),
         "types": types,
     });
+    let memory = memory(&file);
     match load(file) {
         Ok(model) => {
             let c = &model.config;
@@ -74,11 +76,25 @@ fn describe(file: Gguf, load: impl FnOnce(Gguf) -> Result<Model, ModelError>) ->
             all["template"] = json!(model.text("tinyllm.template"));
             all["codec"] = model.text("tinyllm.codec").map_or(Value::Null, |s| serde_json::from_str(s).unwrap_or_else(|_| s.into()));
             all["version"] = json!(model.text("tinyllm.version"));
+            all["memory"] = memory.unwrap_or(Value::Null);
         }
         Err(why) => all["not_runnable"] = json!(why.to_string()),
     }
     all["metadata"] = metadata.into();
     Ok(all)
+}
+
+/// What running it on this machine takes, by part; `None` for a file that cannot be run.
+fn memory(file: &Gguf) -> Option<Value> {
+    let layout = Dots::under(Isa::detect()).layout();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let need = |cache| Need::of(file, layout, cache, threads, false).ok();
+    let f16 = need(CacheType::F16)?;
+    let cache = json!({"f32": need(CacheType::F32)?.cache, "f16": f16.cache, "q8": need(CacheType::Q8)?.cache});
+    Some(json!({
+        "weights": f16.weights, "mapped": f16.mapped, "cache": cache, "room": f16.room, "program": f16.program, "total": f16.total(),
+        "available": available().map(|a| a.bytes),
+    }))
 }
 
 /// A metadata value with what is long cut off.
@@ -141,6 +157,22 @@ fn print(all: &Value) -> Result<()> {
         if !all["codec"].is_null() {
             writeln!(out, "sensor codec: {}", all["codec"])?;
         }
+    }
+    if let Some(m) = all["memory"].as_object() {
+        let part = |name: &str| mb(&m[name]);
+        writeln!(
+            out,
+            "memory to run it: {:.1} MB: packed weights {:.1}, f16 cache of {} tokens {:.1} (f32 {:.1}, q8 {:.1}), working room {:.1}, program {:.1}",
+            part("total"),
+            part("weights"),
+            all["model"]["n_ctx"],
+            mb(&m["cache"]["f16"]),
+            mb(&m["cache"]["f32"]),
+            mb(&m["cache"]["q8"]),
+            part("room"),
+            part("program")
+        )?;
+        writeln!(out, "... beside {:.1} MB of weights that stay in the file, mapped", part("mapped"))?;
     }
     for (name, t) in all["types"].as_object().into_iter().flatten() {
         writeln!(out, "{name:>8}: {} tensors, {:.2} million weights, {:.2} MB", t["tensors"], mb(&t["weights"]), mb(&t["bytes"]))?;

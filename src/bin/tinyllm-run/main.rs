@@ -7,6 +7,7 @@ mod generate;
 mod imatrix;
 mod info;
 mod logits;
+mod pack;
 mod perplexity;
 mod quantize;
 mod random;
@@ -36,10 +37,13 @@ enum Command {
     Perplexity(perplexity::Args),
     Imatrix(imatrix::Args),
     Quantize(quantize::Args),
+    Pack(pack::Args),
     Bench(bench::Args),
     Random(random::Args),
     #[command(hide = true)]
     BenchInstance(bench::instance::Args),
+    #[command(hide = true)]
+    BenchBusy,
 }
 
 fn main() -> ExitCode {
@@ -51,9 +55,11 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Imatrix(args) => imatrix::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Random(args) => random::run(&args),
         Command::BenchInstance(args) => bench::instance::run(&args),
+        Command::BenchBusy => bench::instance::busy(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,11 +21,13 @@ use tinyllm::simd::Isa;
 ///
 /// With --against, the same places of another model, usually the unquantized one, are compared: the Kullback-Leibler divergence
 /// sum p ln (p / q) over the vocabulary, p being the other's probabilities and q the model's, in nats a token; where the likeliest
-/// token is the same; and how the log-probability of the text's own token moved.
+/// token is the same; and how the log-probability of the text's own token moved. The other model reads with an exact cache, whatever
+/// --cache is, so that a model against itself tells what the cache costs.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tinyllm-run perplexity model-q4_k_m.gguf held-out.txt
   tinyllm-run perplexity model-q4_k_m.gguf held-out.txt.gz --against model-f32.gguf
+  tinyllm-run perplexity model.gguf text --against model.gguf --cache q8     what a cache of 8 bits costs
   tinyllm-run perplexity model.gguf text --ctx 256 --json | jq .perplexity
   llama-perplexity -m model.gguf -f text -c 512              the same figure by llama.cpp")]
 pub struct Args {

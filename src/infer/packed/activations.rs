@@ -37,6 +37,12 @@ impl Activations {
         }
     }
 
+    /// Bytes of such room.
+    #[must_use]
+    pub const fn bytes(n: usize, cols: usize) -> usize {
+        n * (cols * (size_of::<f32>() + 1) + cols.div_ceil(32) * size_of::<f32>() + cols.div_ceil(16) * size_of::<i16>())
+    }
+
     /// Its parts, to be filled and read by several threads.
     pub(in crate::infer) fn parts(&mut self) -> Parts<'_> {
         Parts {

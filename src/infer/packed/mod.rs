@@ -1,11 +1,14 @@
 //! A matrix ready for products: in panels if it is quantized, where it lies in its file if it is of floats.
 
 mod activations;
+mod area;
+mod blocks;
 mod floats;
 mod repack;
 
 pub use activations::{Activations, Input};
 pub(super) use activations::{Parts, Row};
+pub(super) use area::{Area, LINE};
 pub use floats::INPUTS;
 
 use crate::gguf::{Gguf, TensorInfo};
@@ -60,14 +63,16 @@ struct Panels {
     format: Format,
     dots: Dots,
     layout: Layout,
-    quants: Vec<Line>,
-    scales: Vec<u8>,
+    areas: Areas,
 }
 
-/// A cache line: quants begin at one.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u32; 16]);
+/// The memory of a matrix's panels.
+pub(super) struct Areas {
+    /// Quants, panel after panel.
+    pub quants: Area,
+    /// Scales, panel after panel.
+    pub scales: Area,
+}
 
 /// Rows of floats that count as a panel.
 const FLOAT_ROWS: usize = floats::ROWS;
@@ -85,8 +90,9 @@ impl Packed {
         let store = match repack::format(ty) {
             None => Store::Floats(Floats::new(file.clone(), tensor, ty, rows, cols)),
             Some(format) => {
-                let panels = Panels::pack(format, dots, ty, file.data(&tensor), cols, |bytes| file.release(bytes));
-                Store::Panels(panels)
+                let (layout, bytes) = (dots.layout(), file.data(&tensor));
+                let areas = Areas::pack(ty, layout, bytes, cols, |bytes| file.release(bytes));
+                Store::Panels(Panels { format, dots, layout, areas })
             }
         };
         Self { rows, cols, ty, store }
@@ -97,10 +103,20 @@ impl Packed {
     /// # Panics
     /// If `ty` is a format of floats, or `bytes` are no whole number of rows.
     pub(super) fn of_rows(ty: GgmlType, bytes: &[u8], cols: usize, dots: Dots) -> Self {
-        let format = repack::format(ty).expect("a quantized format");
         let rows = bytes.len() / ty.row_bytes(cols);
         assert_eq!(rows * ty.row_bytes(cols), bytes.len(), "whole rows");
-        Self { rows, cols, ty, store: Store::Panels(Panels::pack(format, dots, ty, bytes, cols, |_| {})) }
+        Self::ready(ty, rows, cols, dots, Areas::pack(ty, dots.layout(), bytes, cols, |_| {}))
+    }
+
+    /// A matrix of type `ty` that is packed already, for `dots`.
+    ///
+    /// # Panics
+    /// If the type is not packed, or the areas are not as long as [`Areas::sizes`] says.
+    pub(super) fn ready(ty: GgmlType, rows: usize, cols: usize, dots: Dots, areas: Areas) -> Self {
+        let (format, layout) = (repack::format(ty).expect("a type that is packed"), dots.layout());
+        let sizes = (areas.quants.bytes().len(), areas.scales.bytes().len());
+        assert_eq!(Some(sizes), Areas::sizes(ty, layout, rows, cols), "bytes of quants and scales");
+        Self { rows, cols, ty, store: Store::Panels(Panels { format, dots, layout, areas }) }
     }
 
     /// Number of rows.
@@ -151,7 +167,7 @@ impl Packed {
     pub const fn bytes(&self) -> usize {
         match &self.store {
             Store::Floats(_) => 0,
-            Store::Panels(p) => p.quants.len() * size_of::<Line>() + p.scales.len(),
+            Store::Panels(p) => p.areas.quants.own() + p.areas.scales.own(),
         }
     }
 
@@ -232,29 +248,40 @@ impl Packed {
     }
 }
 
-impl Panels {
-    fn pack(format: Format, dots: Dots, ty: GgmlType, bytes: &[u8], cols: usize, done: impl Fn(&[u8]) + Sync) -> Self {
-        let (layout, shape, row_bytes) = (dots.layout(), format.shape(), ty.row_bytes(cols));
-        let panel_bytes = layout.rows * row_bytes;
-        let n = bytes.len().div_ceil(panel_bytes);
+impl Areas {
+    /// Bytes of quants and of scales of a matrix; `None` where its type is not packed.
+    pub fn sizes(ty: GgmlType, layout: Layout, rows: usize, cols: usize) -> Option<(usize, usize)> {
+        let (shape, panels) = (repack::format(ty)?.shape(), rows.div_ceil(layout.rows));
+        Some((panels * shape.quant_bytes(layout.rows, cols), panels * shape.scale_bytes(layout.rows, cols)))
+    }
+
+    /// Packs the rows of `cols` columns that lie in `bytes`, on the threads of rayon's current pool; `done` is told of parts of
+    /// `bytes` that are packed.
+    ///
+    /// # Panics
+    /// If the type is not packed, or there is no whole row.
+    pub fn pack(ty: GgmlType, layout: Layout, bytes: &[u8], cols: usize, done: impl Fn(&[u8]) + Sync) -> Self {
+        let shape = repack::format(ty).expect("a type that is packed").shape();
+        let panel_bytes = layout.rows * ty.row_bytes(cols);
         let (quant_bytes, scale_bytes) = (shape.quant_bytes(layout.rows, cols), shape.scale_bytes(layout.rows, cols));
-        // Zeroed memory comes from the system untouched: a page is taken when it is first written.
-        let mut quants = bytemuck::zeroed_vec::<Line>((n * quant_bytes).div_ceil(size_of::<Line>()));
-        let mut scales = vec![0u8; n * scale_bytes];
+        let n = bytes.len().div_ceil(panel_bytes);
+        let (mut quants, mut scales) = (Area::zeroed(n * quant_bytes), Area::zeroed(n * scale_bytes));
         let stretch = (STRETCH / panel_bytes).max(1);
-        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut quants);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(quants.bytes_mut());
         words
             .par_chunks_mut(stretch * quant_bytes / 4)
-            .zip(scales.par_chunks_mut(stretch * scale_bytes))
+            .zip(scales.bytes_mut().par_chunks_mut(stretch * scale_bytes))
             .zip(bytes.par_chunks(stretch * panel_bytes))
             .for_each(|((words, scales), bytes)| {
                 let panels = words.chunks_mut(quant_bytes / 4).zip(scales.chunks_mut(scale_bytes)).zip(bytes.chunks(panel_bytes));
                 panels.for_each(|((words, scales), rows)| repack::pack(ty, layout, rows, cols, words, scales));
                 done(bytes);
             });
-        Self { format, dots, layout, quants, scales }
+        Self { quants, scales }
     }
+}
 
+impl Panels {
     fn panel(&self, number: usize, cols: usize) -> Panel<'_> {
         self.some(number, 1, cols)
     }
@@ -263,8 +290,8 @@ impl Panels {
         let shape = self.format.shape();
         let (quants, scales) = (shape.quant_bytes(self.layout.rows, cols), shape.scale_bytes(self.layout.rows, cols));
         Panel {
-            quants: &bytemuck::cast_slice(&self.quants)[first * quants..][..count * quants],
-            scales: &self.scales[first * scales..][..count * scales],
+            quants: &self.areas.quants.bytes()[first * quants..][..count * quants],
+            scales: &self.areas.scales.bytes()[first * scales..][..count * scales],
             count,
         }
     }

@@ -1,14 +1,13 @@
-//! From blocks as they lie in a file to panels, 32 bits at a time: each weight keeps its bits.
+//! From blocks as they lie in a file to panels, whole blocks of all of a panel's rows at a time: each weight keeps its bits.
 //!
-//! ggml's formats keep low bits of columns that are 16, 32 or 128 apart in one byte; panels keep those of neighbouring groups. Four
-//! columns of a group are four bytes in both, so that words of 32 bits are taken apart with masks and put together anew.
+//! What a block holds is [`blocks`](super::blocks)' affair; here it is put where the layout wants it. It goes in vectors of four words, four
+//! columns each. (Loops, where `array::map` would do: that is not always inlined.)
 
-use crate::quant::{
-    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, GgmlType, unpack_q3_k_scales,
-    unpack_q45_k_scales,
-};
-use crate::simd::panel::{Field, Format, Layout};
-use bytemuck::Pod;
+use super::blocks::{Half, Loose, Source};
+use crate::quant::{BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, GgmlType};
+use crate::simd::panel::{Format, Layout, Shape};
+use std::array::from_fn;
+use wide::f32x4;
 
 /// The format of a type's panels; `None` for types of floats.
 pub const fn format(ty: GgmlType) -> Option<Format> {
@@ -27,289 +26,156 @@ pub const fn format(ty: GgmlType) -> Option<Format> {
     })
 }
 
-/// Packs up to a panel's rows, which lie one after another in `rows`, into memory that is all zeros.
+/// Packs up to a panel's rows, which lie one after another in `rows`; rows that are not there become zeros.
+///
+/// # Panics
+/// If there are no whole rows of `cols` columns, or the panel's memory is not as long as they make it.
 pub fn pack(ty: GgmlType, layout: Layout, rows: &[u8], cols: usize, quants: &mut [u32], scales: &mut [u8]) {
-    let row_bytes = ty.row_bytes(cols);
-    for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
-        let mut to = To { quants, scales, r, rows: layout.rows, layout, block_bytes: 0, at: 0 };
-        match ty {
-            GgmlType::Q8_0 => to.row(row, Format::Q8, q8_0),
-            GgmlType::Q4_0 => to.row(row, Format::Q4, q4_0),
-            GgmlType::Q4_1 => to.row(row, Format::Q4M, q4_1),
-            GgmlType::Q5_0 => to.row(row, Format::Q5, q5_0),
-            GgmlType::Q5_1 => to.row(row, Format::Q5M, q5_1),
-            GgmlType::Q2_K => to.row(row, Format::K2, q2_k),
-            GgmlType::Q3_K => to.row(row, Format::K3, q3_k),
-            GgmlType::Q4_K => to.row(row, Format::K4, q4_k),
-            GgmlType::Q5_K => to.row(row, Format::K5, q5_k),
-            GgmlType::Q6_K => to.row(row, Format::K6, q6_k),
-            GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => unreachable!("floats are not packed"),
-        }
+    let whole = layout.rows * ty.row_bytes(cols);
+    if rows.len() < whole {
+        return pack(ty, layout, &[rows, &vec![0; whole - rows.len()]].concat(), cols, quants, scales);
+    }
+    let to = To { layout, quants, scales };
+    match ty {
+        GgmlType::Q8_0 => to.rows::<BlockQ8_0, 8>(rows),
+        GgmlType::Q4_0 => to.rows::<BlockQ4_0, 4>(rows),
+        GgmlType::Q4_1 => to.rows::<BlockQ4_1, 4>(rows),
+        GgmlType::Q5_0 => to.rows::<BlockQ5_0, 5>(rows),
+        GgmlType::Q5_1 => to.rows::<BlockQ5_1, 5>(rows),
+        GgmlType::Q2_K => to.rows::<BlockQ2K, 2>(rows),
+        GgmlType::Q3_K => to.rows::<BlockQ3K, 3>(rows),
+        GgmlType::Q4_K => to.rows::<BlockQ4K, 4>(rows),
+        GgmlType::Q5_K => to.rows::<BlockQ5K, 5>(rows),
+        GgmlType::Q6_K => to.rows::<BlockQ6K, 6>(rows),
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => unreachable!("floats are not packed"),
     }
 }
 
-/// A row of a panel.
+/// A panel to be written.
 struct To<'a> {
+    layout: Layout,
     quants: &'a mut [u32],
     scales: &'a mut [u8],
-    r: usize,
-    rows: usize,
-    layout: Layout,
-    /// Bytes of a block's scales, and where those of the block at hand begin.
-    block_bytes: usize,
-    at: usize,
 }
 
 impl To<'_> {
-    fn row<B: Pod>(&mut self, row: &[u8], format: Format, block: impl Fn(&mut Self, &mut [u32], &B)) {
-        let shape = format.shape();
-        self.block_bytes = shape.block_bytes(self.rows);
-        let words = shape.block / 32 * shape.bits * self.rows;
-        let blocks: &[B] = bytemuck::cast_slice(row);
-        let quants = std::mem::take(&mut self.quants);
-        for (quants, b) in quants.chunks_exact_mut(words).zip(blocks) {
-            block(self, quants, b);
-            self.at += self.block_bytes;
-        }
-        self.quants = quants;
-    }
-
-    /// The word of plane `plane` (counted from the block's first) of this row.
-    #[inline(always)]
-    fn put(&self, quants: &mut [u32], plane: usize, word: u32) {
-        quants[plane * self.rows + self.r] = word;
-    }
-
-    fn halves(&mut self, scale: [u8; 2], minimum: Option<[u8; 2]>) {
-        let block = &mut self.scales[self.at..][..self.block_bytes];
-        block[2 * self.r..][..2].copy_from_slice(&scale);
-        if let Some(minimum) = minimum {
-            block[2 * (self.rows + self.r)..][..2].copy_from_slice(&minimum);
+    /// Picks the loops for the layout.
+    fn rows<B: Source, const BITS: usize>(self, rows: &[u8]) {
+        match (self.layout.rows, self.layout.tight, self.layout.columns) {
+            (4, true, true) => self.blocks::<B, BITS, 4, true, true>(rows),
+            (4, true, false) => self.blocks::<B, BITS, 4, true, false>(rows),
+            (4, false, false) => self.blocks::<B, BITS, 4, false, false>(rows),
+            (8, false, false) => self.blocks::<B, BITS, 8, false, false>(rows),
+            (16, false, false) => self.blocks::<B, BITS, 16, false, false>(rows),
+            _ => unreachable!("no instruction set has the layout {:?}", self.layout),
         }
     }
 
-    /// Scales of 8 bits, behind `halves` f16s of each row.
-    fn bytes<const G: usize>(&mut self, halves: usize, scales: [u8; G], minima: Option<[u8; G]>) {
-        let (r, rows) = (self.r, self.rows);
-        let block = &mut self.scales[self.at..][..self.block_bytes];
-        let (scale_part, minimum_part) = block[2 * halves * rows..].split_at_mut(G * rows);
-        for g in 0..G {
-            scale_part[g * rows + r] = scales[g];
-        }
-        for (g, minimum) in minima.into_iter().flatten().enumerate() {
-            let within = if self.layout.paired { 2 * r + g % 2 } else { g % 2 * rows + r };
-            minimum_part[g / 2 * 2 * rows + within] = minimum;
-        }
-    }
-
-    /// A step's quants of `BITS` bits for ARM, group by group: `level(g)` has group `g`'s.
-    #[inline(always)]
-    fn tight<const BITS: usize>(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
-        let planes = &mut quants[4 * first..][..4 * BITS];
-        let flip = u32::from_le_bytes([self.layout.flip(BITS); 4]);
-        let levels = [0, 1, 2, 3, 4, 5, 6, 7].map(|g| level(g) ^ flip);
-        if !self.layout.columns {
-            for g in 0..8 {
-                scatter::<BITS>(planes, g, self.r, &levels[g..=g]);
-            }
-            return;
-        }
-        // A branch for each row, in which places are constants.
-        macro_rules! rows {
-            ($($r:literal)*) => {
-                match self.r {
-                    $($r => {
-                        scatter::<BITS>(planes, $r, 0, &levels[..4]);
-                        scatter::<BITS>(planes, 4 + $r, 0, &levels[4..]);
-                    })*
-                    _ => unreachable!("panels have four rows"),
+    fn blocks<B: Source, const BITS: usize, const R: usize, const TIGHT: bool, const COLUMNS: bool>(self, rows: &[u8]) {
+        let Self { layout, quants, scales } = self;
+        let (shape, blocks) = (B::FORMAT.shape(), bytemuck::cast_slice::<u8, B>(rows));
+        let n = blocks.len() / R;
+        let (steps, block_bytes) = (shape.block / 32, shape.block_bytes(R));
+        let rows: [&[B]; R] = from_fn(|r| &blocks[r * n..][..n]);
+        let (quants, scales) = (&mut quants[..n * steps * BITS * R], &mut scales[..n * block_bytes]);
+        let flip = Half::splat(u32::from_le_bytes([layout.flip(BITS); 4]));
+        for (b, (quants, scales)) in quants.chunks_exact_mut(steps * BITS * R).zip(scales.chunks_exact_mut(block_bytes)).enumerate() {
+            let mut row = [&rows[0][b]; R];
+            (1..R).for_each(|r| row[r] = &rows[r][b]);
+            for (s, planes) in quants.chunks_exact_mut(BITS * R).enumerate() {
+                // Four rows at a time: a quarter of a plane in panels of sixteen.
+                for from in (0..R).step_by(4) {
+                    let mut registers = [[Half::ZERO; 4]; 2];
+                    for r in 0..4 {
+                        let [low, high] = row[from + r].step(s);
+                        (registers[0][r], registers[1][r]) = (low ^ flip, high ^ flip);
+                    }
+                    if !COLUMNS {
+                        registers = [transpose(registers[0]), transpose(registers[1])];
+                    }
+                    for (plane, words) in merge::<BITS, TIGHT>(registers.as_flattened()).into_iter().enumerate() {
+                        planes[plane * R + from..][..4].copy_from_slice(words.as_array());
+                    }
                 }
-            };
+            }
+            let mut loose = [row[0].scales(); R];
+            (1..R).for_each(|r| loose[r] = row[r].scales());
+            write_scales(scales, shape, layout.paired, &loose);
         }
-        rows!(0 1 2 3);
-    }
-
-    /// A step's planes of 4 bits: `level(g)` has those of group `g` in the low half of each byte.
-    #[inline(always)]
-    fn nibbles(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
-        for j in 0..4 {
-            let (plane, four) = if self.layout.columns { (self.r, j) } else { (j, self.r) };
-            quants[(first + plane) * self.rows + four] = level(j) | level(j + 4) << 4;
-        }
-    }
-
-    /// A step's planes of 2 bits.
-    #[inline(always)]
-    fn pairs(&self, quants: &mut [u32], first: usize, level: impl Fn(usize) -> u32) {
-        for j in 0..2 {
-            self.put(quants, first + j, (0..4).fold(0, |word, f| word | level(4 * j + f) << (2 * f)));
-        }
-    }
-
-    /// A step's plane of single bits.
-    #[inline(always)]
-    fn bits(&self, quants: &mut [u32], plane: usize, level: impl Fn(usize) -> u32) {
-        self.put(quants, plane, (0..8).fold(0, |word, g| word | level(g) << g));
-    }
-
-    /// A step of 5 bits: four and one more.
-    #[inline(always)]
-    fn fives(&self, quants: &mut [u32], first: usize, four: impl Fn(usize) -> u32, one: impl Fn(usize) -> u32) {
-        if self.layout.tight {
-            return self.tight::<5>(quants, first, |g| four(g) | one(g) << 4);
-        }
-        self.nibbles(quants, first, four);
-        self.bits(quants, first + 4, one);
     }
 }
 
-/// Puts words of register `register` of a step into its planes of four words, from word `at` on.
+/// Columns in words become rows in words.
 #[inline(always)]
-fn scatter<const BITS: usize>(planes: &mut [u32], register: usize, at: usize, levels: &[u32]) {
-    const ARM: Layout = Layout { rows: 4, signed: true, paired: false, tight: true, columns: false };
-    let [first, second, third] = const { fields_of(ARM, BITS) }[register];
-    let mut done = 0;
-    for (plane, shift, bits) in [first, second, third].into_iter().flatten() {
-        for (to, &level) in planes[4 * plane + at..].iter_mut().zip(levels) {
-            *to |= field(level, done, 0xFF >> (8 - bits)) << shift;
-        }
-        done += bits;
+fn transpose(rows: [Half; 4]) -> [Half; 4] {
+    bytemuck::cast(f32x4::transpose(bytemuck::cast(rows)))
+}
+
+/// Four words of each plane of a step, from those of its eight registers.
+#[inline(always)]
+fn merge<const BITS: usize, const TIGHT: bool>(registers: &[Half]) -> [Half; BITS] {
+    let mut planes = [Half::ZERO; BITS];
+    // Written out, so that places are constants.
+    macro_rules! registers {
+        ($($g:literal)*) => {$(
+            let [first, second, third] = const { parts(BITS, TIGHT, $g) };
+            [first, second, third].into_iter().flatten().for_each(|part| part.put(&mut planes, registers[$g]));
+        )*};
+    }
+    registers!(0 1 2 3 4 5 6 7);
+    planes
+}
+
+/// Where some bits of a register go.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The lowest of them.
+    from: u32,
+    plane: usize,
+    shift: u32,
+    bits: u32,
+}
+
+impl Part {
+    #[inline(always)]
+    fn put(self, planes: &mut [Half], register: Half) {
+        let mask = Half::splat(u32::from_le_bytes([0xFF >> (8 - self.bits); 4]));
+        planes[self.plane] |= (register >> self.from & mask) << self.shift;
     }
 }
 
-const fn fields_of(layout: Layout, bits: usize) -> [[Field; 3]; 8] {
-    let mut all = [[None; 3]; 8];
-    let mut g = 0;
-    while g < 8 {
-        all[g] = layout.fields(bits, g);
-        g += 1;
+/// The parts of register `g`.
+const fn parts(bits: usize, tight: bool, g: usize) -> [Option<Part>; 3] {
+    let fields = Layout { rows: 0, signed: false, paired: false, tight, columns: false }.fields(bits, g);
+    let (mut all, mut from, mut i) = ([None; 3], 0, 0);
+    while i < 3 {
+        if let Some((plane, shift, bits)) = fields[i] {
+            all[i] = Some(Part { from, plane, shift: shift as u32, bits: bits as u32 });
+            from += bits as u32;
+        }
+        i += 1;
     }
     all
 }
 
-/// Word `i` of some bytes.
+/// Writes the scales of a block of each row.
 #[inline(always)]
-fn word(bytes: &[u8], i: usize) -> u32 {
-    u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"))
-}
-
-/// Bits `shift ..` of each byte, as many as `mask` has.
-#[inline(always)]
-const fn field(word: u32, shift: usize, mask: u8) -> u32 {
-    word >> shift & u32::from_le_bytes([mask; 4])
-}
-
-/// Bits of 32 columns, one after another, as the low bits of the bytes of group `g`.
-#[inline(always)]
-const fn bits_of(columns: [u8; 4], g: usize) -> u32 {
-    let four = u32::from_le_bytes(columns) >> (4 * g) & 15;
-    // Bit i to byte i: copies at distances 0, 7, 14, 21.
-    (four | four << 7 | four << 14 | four << 21) & 0x0101_0101
-}
-
-fn q8_0(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ8_0) {
-    to.halves(b.d, None);
-    let flip = if to.layout.signed { 0 } else { 0x8080_8080 };
-    for g in 0..8 {
-        let (plane, four) = to.layout.place(to.r, g);
-        quants[plane * to.rows + four] = word(bytemuck::cast_slice(&b.qs), g) ^ flip;
+fn write_scales<const R: usize>(to: &mut [u8], shape: Shape, paired: bool, rows: &[Loose; R]) {
+    let (scale, rest) = to.split_at_mut(2 * R);
+    let (minimum, rest) = rest.split_at_mut(if shape.minima { 2 * R } else { 0 });
+    scale.as_chunks_mut().0.iter_mut().zip(rows).for_each(|(to, row)| *to = row.scale);
+    minimum.as_chunks_mut().0.iter_mut().zip(rows).for_each(|(to, row)| *to = row.minimum);
+    if shape.block == 32 {
+        return;
     }
-}
-
-/// Four bits of group `g` of a block of 32: columns 0 to 15 are in the low halves, 16 to 31 in the high ones.
-#[inline(always)]
-fn half(qs: &[u8; 16], g: usize) -> u32 {
-    field(word(qs, g % 4), g / 4 * 4, 15)
-}
-
-fn q4_0(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ4_0) {
-    to.halves(b.d, None);
-    to.nibbles(quants, 0, |g| half(&b.qs, g));
-}
-
-fn q4_1(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ4_1) {
-    to.halves(b.d, Some(b.m));
-    to.nibbles(quants, 0, |g| half(&b.qs, g));
-}
-
-fn q5_0(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ5_0) {
-    to.halves(b.d, None);
-    to.fives(quants, 0, |g| half(&b.qs, g), |g| bits_of(b.qh, g));
-}
-
-fn q5_1(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ5_1) {
-    to.halves(b.d, Some(b.m));
-    to.fives(quants, 0, |g| half(&b.qs, g), |g| bits_of(b.qh, g));
-}
-
-/// The two bits of group `g` of step `s` of a block of Q2_K or Q3_K.
-#[inline(always)]
-fn two_bits(qs: &[u8; 64], s: usize, g: usize) -> u32 {
-    field(word(qs, s / 4 * 8 + g), 2 * (s % 4), 3)
-}
-
-fn q2_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ2K) {
-    to.halves(b.d, Some(b.dmin));
-    to.bytes(2, b.scales.map(|s| s & 15), Some(b.scales.map(|s| s >> 4)));
-    for s in 0..8 {
-        if to.layout.columns {
-            to.tight::<2>(quants, 2 * s, |g| two_bits(&b.qs, s, g));
-        } else {
-            to.pairs(quants, 2 * s, |g| two_bits(&b.qs, s, g));
-        }
+    let (scales, minima) = rest.split_at_mut(shape.block / shape.sub * R);
+    for (sub, to) in scales.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+        (0..R).for_each(|r| to[r] = rows[r].scales[sub]);
     }
-}
-
-fn q3_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ3K) {
-    to.halves(b.d, None);
-    to.bytes(1, unpack_q3_k_scales(&b.scales).map(i8::cast_unsigned), None);
-    for s in 0..8 {
-        let (two, one) = (|g: usize| two_bits(&b.qs, s, g), |g: usize| field(word(&b.hmask, g), s, 1));
-        if to.layout.tight {
-            to.tight::<3>(quants, 3 * s, |g| two(g) | one(g) << 2);
-        } else {
-            to.pairs(quants, 3 * s, two);
-            to.bits(quants, 3 * s + 2, one);
-        }
-    }
-}
-
-/// The four low bits of group `g` of step `s` of a block of Q4_K or Q5_K.
-#[inline(always)]
-fn four_bits(qs: &[u8; 128], s: usize, g: usize) -> u32 {
-    field(word(qs, s / 2 * 8 + g), 4 * (s % 2), 15)
-}
-
-fn q4_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ4K) {
-    let (scales, minima) = unpack_q45_k_scales(&b.scales);
-    to.halves(b.d, Some(b.dmin));
-    to.bytes(2, scales, Some(minima));
-    for s in 0..8 {
-        to.nibbles(quants, 4 * s, |g| four_bits(&b.qs, s, g));
-    }
-}
-
-fn q5_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ5K) {
-    let (scales, minima) = unpack_q45_k_scales(&b.scales);
-    to.halves(b.d, Some(b.dmin));
-    to.bytes(2, scales, Some(minima));
-    for s in 0..8 {
-        to.fives(quants, 5 * s, |g| four_bits(&b.qs, s, g), |g| field(word(&b.qh, g), s, 1));
-    }
-}
-
-fn q6_k(to: &mut To<'_>, quants: &mut [u32], b: &BlockQ6K) {
-    to.halves(b.d, None);
-    to.bytes(1, b.scales.map(i8::cast_unsigned), None);
-    for s in 0..8 {
-        let (half, k) = (s / 4, s % 4);
-        let four = |g: usize| field(word(&b.ql, 16 * half + k % 2 * 8 + g), k / 2 * 4, 15);
-        let two = |g: usize| field(word(&b.qh, 8 * half + g), 2 * k, 3);
-        if to.layout.tight {
-            to.tight::<6>(quants, 6 * s, |g| four(g) | two(g) << 4);
-        } else {
-            to.nibbles(quants, 6 * s, four);
-            to.pairs(quants, 6 * s + 4, two);
+    for (pair, to) in minima.chunks_exact_mut(2 * R).enumerate() {
+        for r in 0..R {
+            let (even, odd) = if paired { (2 * r, 2 * r + 1) } else { (r, R + r) };
+            (to[even], to[odd]) = (rows[r].minima[2 * pair], rows[r].minima[2 * pair + 1]);
         }
     }
 }

@@ -101,6 +101,12 @@ impl KvCache {
         Self { memory: vec![0; l * h * shape.words() + LINE], shape, l, h }
     }
 
+    /// Bytes of a cache with such room, when it is full.
+    #[must_use]
+    pub const fn bytes_of(ty: CacheType, l: usize, h: usize, t: usize, d: usize) -> usize {
+        l * h * Shape { ty, t: t.next_multiple_of(KEYS), d }.words() * size_of::<u64>()
+    }
+
     /// How it keeps them.
     #[must_use]
     pub const fn ty(&self) -> CacheType {

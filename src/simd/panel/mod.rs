@@ -204,6 +204,23 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// By the names of [`Dots`], also those of other machines, so that a board's weights can be packed elsewhere.
+    pub const NAMED: [(&str, Self); 7] = [
+        ("avx512-vnni", Self { rows: 16, signed: false, paired: true, tight: false, columns: false }),
+        ("avx-vnni", Self { rows: 8, signed: false, paired: true, tight: false, columns: false }),
+        ("avx2", Self { rows: 8, signed: true, paired: true, tight: false, columns: false }),
+        ("i8mm", Self { rows: 4, signed: true, paired: false, tight: true, columns: false }),
+        ("dotprod", Self { rows: 4, signed: true, paired: false, tight: true, columns: false }),
+        ("neon", Self { rows: 4, signed: true, paired: false, tight: true, columns: true }),
+        ("plain", Self { rows: 4, signed: true, paired: true, tight: false, columns: false }),
+    ];
+
+    /// The layout of the instruction set of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(n, _)| *n == name).map(|(_, layout)| *layout)
+    }
+
     const fn of<L: Lanes>() -> Self {
         Self { rows: L::ROWS, signed: L::SIGNED, paired: L::PAIRED, tight: false, columns: false }
     }

@@ -219,6 +219,13 @@ mod tests {
     }
 
     #[test]
+    fn layouts_by_name_are_those_of_the_instructions() {
+        for dots in Dots::available() {
+            assert_eq!(Layout::named(dots.name()), Some(dots.layout()), "{}", dots.name());
+        }
+    }
+
+    #[test]
     fn a_panel_gives_back_what_was_put_into_it() {
         for &format in Format::ALL {
             for rows in [4, 8, 16] {

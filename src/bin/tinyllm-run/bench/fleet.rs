@@ -14,10 +14,10 @@ struct Process {
 }
 
 impl Process {
-    fn start(args: &[String]) -> Result<Self> {
+    fn start(command: &str, args: &[String]) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(&program)
-            .arg("bench-instance")
+            .arg(command)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -60,7 +60,7 @@ impl Fleet {
     /// Starts `n` processes with these arguments; gives them back ready, and the seconds that each took.
     pub fn start(n: usize, args: &[String]) -> Result<(Self, Vec<f64>)> {
         let start = Instant::now();
-        let mut fleet = Self((0..n).map(|_| Process::start(args)).collect::<Result<_>>()?);
+        let mut fleet = Self((0..n).map(|_| Process::start("bench-instance", args)).collect::<Result<_>>()?);
         let took = fleet.answers(|_| Ok(start.elapsed().as_secs_f64()))?;
         Ok((fleet, took))
     }
@@ -88,6 +88,6 @@ pub struct Busy(#[allow(dead_code)] Vec<Process>);
 impl Busy {
     /// Starts `n` of them.
     pub fn start(n: usize) -> Result<Self> {
-        Ok(Self((0..n).map(|_| Process::start(&[])).collect::<Result<_>>()?))
+        Ok(Self((0..n).map(|_| Process::start("bench-busy", &[])).collect::<Result<_>>()?))
     }
 }

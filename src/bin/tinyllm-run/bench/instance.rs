@@ -1,7 +1,7 @@
 //! One process of a bench: it opens the model as any command does, then does what it is told on standard input, a line an order, and
 //! answers each with a line of JSON. A process that only keeps a core busy is here, too.
 
-use super::super::common::{Cache, Threads};
+use super::super::common::ModelArgs;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::io::{self, BufRead, Read, Write};
@@ -10,17 +10,12 @@ use std::time::Instant;
 use tinyllm::data::labels::Trie;
 use tinyllm::data::{Codec, Example};
 use tinyllm::infer::{Model, Session, label_log_probs, most_likely};
-use tinyllm::simd::Isa;
 
 /// The command line of such a process.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model; without one the process is busy until its standard input ends.
-    model: Option<PathBuf>,
-    #[arg(short, long, value_parser = Threads::parse, default_value = "auto")]
-    threads: Threads,
-    #[arg(long, value_enum, default_value_t = Cache::F16)]
-    cache: Cache,
+    #[command(flatten)]
+    model: ModelArgs,
     #[arg(long)]
     classify: Option<PathBuf>,
 }
@@ -68,11 +63,9 @@ impl Order {
 
 /// Runs the process.
 pub fn run(args: &Args) -> Result<()> {
-    let Some(path) = &args.model else { return busy() };
-    let model = Model::open_for(path, Isa::from_env()?)?;
-    let threads = args.threads.settle();
-    tinyllm::infer::pool(threads).with_context(|| format!("cannot start {threads} threads"))?.install(|| {
-        let mut instance = Instance { session: Session::with(&model, model.config.n_ctx, args.cache.ty()), model: &model, windows: None };
+    let model = args.model.open()?;
+    args.model.on_threads(|| {
+        let mut instance = Instance { session: args.model.session(&model), model: &model, windows: None };
         answer(&json!({"ready": true}))?;
         for line in io::stdin().lock().lines() {
             let order = Order::parse(&line?)?;
@@ -125,7 +118,7 @@ impl Instance<'_> {
             }
             Order::First(n) => {
                 session.truncate(0);
-                let mut prompt = self.model.prompt(&text(n));
+                let mut prompt = self.model.prompt(&text(n))?;
                 prompt.truncate(n);
                 session.feed(&prompt)?;
                 std::hint::black_box(most_likely(session.logits()));
@@ -135,7 +128,7 @@ impl Instance<'_> {
                     self.windows = Some(windows(self.model, readings.context("no readings were given")?)?);
                 }
                 let (trie, prompts) = self.windows.as_ref().context("read above")?;
-                label_log_probs(session, trie, &self.model.prompt(&prompts[i % prompts.len()]))?;
+                label_log_probs(session, trie, &self.model.prompt(&prompts[i % prompts.len()])?)?;
             }
             Order::End => {}
         }
@@ -153,7 +146,7 @@ pub fn windows(model: &Model, readings: &Path) -> Result<(Trie, Vec<String>)> {
     let prompts: Vec<String> =
         codec.windows(readings)?.into_iter().map(|w: Example| codec.template.prompt(&w.instruction, &w.input)).collect();
     anyhow::ensure!(!prompts.is_empty(), "{}: there are no rows to classify", readings.display());
-    Ok((Trie::new(&codec.labels, &model.tokenizer)?, prompts))
+    Ok((model.trie(&codec.labels)?, prompts))
 }
 
 /// Tokens all over the vocabulary: which they are changes nothing about the time.
@@ -176,7 +169,7 @@ fn peak_rss() -> Option<u64> {
 }
 
 /// Keeps a core busy until standard input ends, which it does with whoever started this.
-fn busy() -> Result<()> {
+pub fn busy() -> Result<()> {
     std::thread::spawn(|| {
         loop {
             std::hint::black_box(());
