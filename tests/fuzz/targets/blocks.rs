@@ -93,8 +93,7 @@ fn check(isa: Isa, ty: GgmlType, w: &Packed, rows: &[u8], x: &[f32], exact: bool
     }
     let together = Input { kind, floats: x, quants: Inputs { n: N, cols, quants: &quants, scales: &scales, sums: &sums } };
     let (mut room, mut many) = (vec![0.0; Packed::room(N)], vec![vec![0.0; ROWS]; N]);
-    let height = w.panel_rows();
-    w.product(isa, &together, 0..w.panels(), &mut room, |first, values| {
+    w.product(isa, &together, 0..w.panels(), &mut room, |first, height, values| {
         for (i, values) in values.chunks(height).enumerate() {
             let there = (ROWS - first).min(height);
             many[i][first..][..there].copy_from_slice(&values[..there]);

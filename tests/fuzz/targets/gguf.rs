@@ -94,6 +94,16 @@ fn run(bytes: &[u8]) {
         Err(error) => assert!(error.to_string().starts_with("m.gguf: "), "{error}"),
         Ok(model) => {
             assert!(model.labels().len() <= bytes.len());
+            // What the lists of tokens and merges are worth is found when a text is met; then the text comes back, or a reason.
+            let text = "Ax: the 47, \u{e9}\n";
+            match (model.tokenizer.encode(text), model.tokenizer.full()) {
+                (Ok(ids), Ok(full)) => {
+                    assert_eq!(ids, full.encode(text));
+                    assert_eq!(model.tokenizer.decode(&ids), text);
+                }
+                (Ok(ids), Err(_)) => drop(model.tokenizer.decode(&ids)),
+                (Err(error), full) => assert!(full.is_err(), "{error}, and yet all is well"),
+            }
             let mut session = Session::with(&model, 2, CacheType::F16);
             session.feed(&[model.tokenizer.end_token()]).expect("one token fits");
             assert_eq!(session.logits().len(), model.config.vocab());
