@@ -270,7 +270,6 @@ fn arguments_out_of_range() {
         (&["quantize", "model.gguf", "./model.gguf", "--type", "q8_0"], 1, &["model.gguf: it exists already"]),
         (&["quantize", "model.gguf", "/dev/full", "--type", "q8_0"], 1, &["/dev/full: it exists already"]),
         (&["quantize", "model.gguf", "no/such/out.gguf", "--type", "q8_0"], 1, &["no/such/", "cannot create"]),
-        (&["quantize", "model.gguf", "out.gguf", "--type", "q8_0", "--imatrix", "readings.csv"], 1, &["readings.csv: byte 0"]),
         (&["quantize", "model.gguf", "out.gguf", "--type", "q8_0", "--imatrix", "no.gguf"], 1, &["no.gguf: cannot open"]),
     ] {
         table.refused(&place, &args.join(" "), RUN, args, code, words);

@@ -49,8 +49,8 @@ impl Need {
             mapped,
             cache: KvCache::bytes_of(cache, n_layer, n_head, n_ctx, config.head_dim()),
             room: pass::Room::bytes(&config, n_ctx, threads) + session(&config),
-            // Tokens and merges are in the map, and once more in the tokenizer with what finds them.
-            program: PROGRAM + 3 * metadata,
+            // Tokens and merges are in the map; where each begins, and what finds it, take about as much again.
+            program: PROGRAM + 2 * metadata,
             positions: n_ctx,
         })
     }

@@ -61,70 +61,133 @@ pub(super) fn run<L: Lanes, F: Form>(l: L, out: &mut [f32], panel: Panel<'_>, x:
     }
 }
 
+// What follows is functions that are inlined whatever their size, and no closures: a function of its own would be compiled without the
+// features of its instruction set, and each of its instructions would be a call. `scripts/check_inlined.sh` finds such calls.
+
+/// Plane `i` of a step.
+///
+/// # Safety
+/// `from` is to a step's planes, and `i` is one of them: a step has as many as its quants have bits.
+#[inline(always)]
+unsafe fn plane<L: Lanes>(l: L, from: *const u8, i: usize) -> L::B {
+    // SAFETY: as the caller promises.
+    unsafe { l.load(from.add(i * 4 * L::ROWS)) }
+}
+
+/// Eight groups of four bits, from a step's planes 0 to 3.
+///
+/// # Safety
+/// As [`plane`] says.
+#[inline(always)]
+unsafe fn nibbles<L: Lanes>(l: L, from: *const u8) -> [L::B; 8] {
+    // SAFETY: as the caller promises.
+    let [a, b, c, d] = unsafe { [plane(l, from, 0), plane(l, from, 1), plane(l, from, 2), plane(l, from, 3)] };
+    [
+        l.field::<0, 15>(a),
+        l.field::<0, 15>(b),
+        l.field::<0, 15>(c),
+        l.field::<0, 15>(d),
+        l.field::<4, 15>(a),
+        l.field::<4, 15>(b),
+        l.field::<4, 15>(c),
+        l.field::<4, 15>(d),
+    ]
+}
+
+/// Eight groups of two bits, from a step's planes 0 and 1.
+///
+/// # Safety
+/// As [`plane`] says.
+#[inline(always)]
+unsafe fn pairs<L: Lanes>(l: L, from: *const u8) -> [L::B; 8] {
+    // SAFETY: as the caller promises.
+    let [a, b] = unsafe { [plane(l, from, 0), plane(l, from, 1)] };
+    [
+        l.field::<0, 3>(a),
+        l.field::<2, 3>(a),
+        l.field::<4, 3>(a),
+        l.field::<6, 3>(a),
+        l.field::<0, 3>(b),
+        l.field::<2, 3>(b),
+        l.field::<4, 3>(b),
+        l.field::<6, 3>(b),
+    ]
+}
+
+/// Eight planes.
+///
+/// # Safety
+/// As [`plane`] says.
+#[inline(always)]
+unsafe fn planes<L: Lanes>(l: L, from: *const u8) -> [L::B; 8] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        [
+            plane(l, from, 0),
+            plane(l, from, 1),
+            plane(l, from, 2),
+            plane(l, from, 3),
+            plane(l, from, 4),
+            plane(l, from, 5),
+            plane(l, from, 6),
+            plane(l, from, 7),
+        ]
+    }
+}
+
 /// The quants of 32 columns, a group a plane.
 ///
 /// # Safety
 /// `from` is to a step's planes.
 #[inline(always)]
 unsafe fn step<L: Lanes, F: Form>(l: L, from: *const u8) -> [L::B; 8] {
-    let plane = |i: usize| {
-        // SAFETY: a step has as many planes as its quants have bits, and `i` is below that.
-        unsafe { l.load(from.add(i * 4 * L::ROWS)) }
-    };
-    let nibbles = || {
-        let b = [plane(0), plane(1), plane(2), plane(3)];
-        let (low, high) = (|i: usize| l.field::<0, 15>(b[i]), |i: usize| l.field::<4, 15>(b[i]));
-        [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
-    };
-    let pairs = || {
-        let b = [plane(0), plane(1)];
-        let [e, f] = [0, 1].map(|j| [l.field::<0, 3>(b[j]), l.field::<2, 3>(b[j]), l.field::<4, 3>(b[j]), l.field::<6, 3>(b[j])]);
-        [e[0], e[1], e[2], e[3], f[0], f[1], f[2], f[3]]
-    };
-    match F::SHAPE.bits {
-        8 => [0, 1, 2, 3, 4, 5, 6, 7].map(plane),
-        4 => nibbles(),
-        5 => {
-            let (q, h) = (nibbles(), plane(4));
-            [
-                l.merge::<4, 16>(q[0], h),
-                l.merge::<3, 16>(q[1], h),
-                l.merge::<2, 16>(q[2], h),
-                l.merge::<1, 16>(q[3], h),
-                l.merge::<0, 16>(q[4], h),
-                l.merge::<-1, 16>(q[5], h),
-                l.merge::<-2, 16>(q[6], h),
-                l.merge::<-3, 16>(q[7], h),
-            ]
+    // SAFETY: planes are asked for that the format has.
+    unsafe {
+        match F::SHAPE.bits {
+            8 => planes(l, from),
+            4 => nibbles(l, from),
+            5 => {
+                let (q, h) = (nibbles(l, from), plane(l, from, 4));
+                [
+                    l.merge::<4, 16>(q[0], h),
+                    l.merge::<3, 16>(q[1], h),
+                    l.merge::<2, 16>(q[2], h),
+                    l.merge::<1, 16>(q[3], h),
+                    l.merge::<0, 16>(q[4], h),
+                    l.merge::<-1, 16>(q[5], h),
+                    l.merge::<-2, 16>(q[6], h),
+                    l.merge::<-3, 16>(q[7], h),
+                ]
+            }
+            2 => pairs(l, from),
+            3 => {
+                let (q, h) = (pairs(l, from), plane(l, from, 2));
+                [
+                    l.merge::<2, 4>(q[0], h),
+                    l.merge::<1, 4>(q[1], h),
+                    l.merge::<0, 4>(q[2], h),
+                    l.merge::<-1, 4>(q[3], h),
+                    l.merge::<-2, 4>(q[4], h),
+                    l.merge::<-3, 4>(q[5], h),
+                    l.merge::<-4, 4>(q[6], h),
+                    l.merge::<-5, 4>(q[7], h),
+                ]
+            }
+            6 => {
+                let (q, g, h) = (nibbles(l, from), plane(l, from, 4), plane(l, from, 5));
+                [
+                    l.merge::<4, 48>(q[0], g),
+                    l.merge::<2, 48>(q[1], g),
+                    l.merge::<0, 48>(q[2], g),
+                    l.merge::<-2, 48>(q[3], g),
+                    l.merge::<4, 48>(q[4], h),
+                    l.merge::<2, 48>(q[5], h),
+                    l.merge::<0, 48>(q[6], h),
+                    l.merge::<-2, 48>(q[7], h),
+                ]
+            }
+            _ => unreachable!(),
         }
-        2 => pairs(),
-        3 => {
-            let (q, h) = (pairs(), plane(2));
-            [
-                l.merge::<2, 4>(q[0], h),
-                l.merge::<1, 4>(q[1], h),
-                l.merge::<0, 4>(q[2], h),
-                l.merge::<-1, 4>(q[3], h),
-                l.merge::<-2, 4>(q[4], h),
-                l.merge::<-3, 4>(q[5], h),
-                l.merge::<-4, 4>(q[6], h),
-                l.merge::<-5, 4>(q[7], h),
-            ]
-        }
-        6 => {
-            let (q, g, h) = (nibbles(), plane(4), plane(5));
-            [
-                l.merge::<4, 48>(q[0], g),
-                l.merge::<2, 48>(q[1], g),
-                l.merge::<0, 48>(q[2], g),
-                l.merge::<-2, 48>(q[3], g),
-                l.merge::<4, 48>(q[4], h),
-                l.merge::<2, 48>(q[5], h),
-                l.merge::<0, 48>(q[6], h),
-                l.merge::<-2, 48>(q[7], h),
-            ]
-        }
-        _ => unreachable!(),
     }
 }
 
@@ -133,8 +196,7 @@ const fn offset<L: Lanes, F: Form>() -> i32 {
     if F::SHAPE.bits == 8 && L::SIGNED { 0 } else { F::SHAPE.offset }
 }
 
-/// `acc` and the products of 16 columns. Inlined whatever its size: on its own it would be compiled without the features, and so each of
-/// its instructions would be a call.
+/// `acc` and the products of 16 columns.
 #[inline(always)]
 fn sixteen<L: Lanes, C: Class>(l: L, acc: L::Acc, w: [L::B; 4], x: L::X) -> L::Acc {
     if C::WIDE {
@@ -196,18 +258,18 @@ impl<L: Lanes> Super<L> {
         let parts = Parts::of::<L, C>();
         // SAFETY: as the caller promises.
         unsafe {
-            let scale = |sub: usize| l.scale_of::<C>(scales.add(parts.scales + sub * L::ROWS));
-            let pair = |p: usize, acc: L::I| l.minima(acc, scales.add(parts.minima + p * 2 * L::ROWS), sums.add(2 * p));
+            let (scale, minima) = (scales.add(parts.scales), scales.add(parts.minima));
             if C::SUB == 32 {
-                self.total = l.weigh(self.total, first, scale(i));
+                self.total = l.weigh(self.total, first, l.scale_of::<C>(scale.add(i * L::ROWS)));
                 if C::MINIMA && i % 2 == 1 {
-                    self.minima = pair(i / 2, self.minima);
+                    let pair = i / 2;
+                    self.minima = l.minima(self.minima, minima.add(pair * 2 * L::ROWS), sums.add(2 * pair));
                 }
             } else {
-                self.total = l.weigh(self.total, first, scale(2 * i));
-                self.total = l.weigh(self.total, second, scale(2 * i + 1));
+                self.total = l.weigh(self.total, first, l.scale_of::<C>(scale.add(2 * i * L::ROWS)));
+                self.total = l.weigh(self.total, second, l.scale_of::<C>(scale.add((2 * i + 1) * L::ROWS)));
                 if C::MINIMA {
-                    self.minima = pair(i, self.minima);
+                    self.minima = l.minima(self.minima, minima.add(i * 2 * L::ROWS), sums.add(2 * i));
                 }
             }
         }
@@ -400,12 +462,11 @@ unsafe fn inputs<L: Lanes, C: Class, const N: usize>(l: L, t: &Tile, inputs: &[I
     let plane = 4 * L::ROWS;
     // SAFETY: as the caller promises.
     unsafe {
-        let step = |i: usize| -> [L::B; 8] { std::array::from_fn(|g| l.load(unpacked.add((8 * i + g) * plane))) };
         let mut y: [L::F; N] = std::array::from_fn(|k| l.read(inputs[k].out));
         if C::BLOCK == 32 {
             let block_bytes = if C::MINIMA { 4 } else { 2 } * L::ROWS;
             for i in 0..steps {
-                let (w, scales) = (step(i), scales.add(i * block_bytes));
+                let (w, scales) = (planes(l, unpacked.add(8 * i * plane)), scales.add(i * block_bytes));
                 for k in 0..N {
                     let [all, _] = dots::<L, C>(l, offset, &w, inputs[k].x.add(32 * i), inputs[k].sums.add(i));
                     y[k] = small::<L, C>(l, y[k], all, scales, *inputs[k].scales.add(i), *inputs[k].sums.add(i));
@@ -414,7 +475,7 @@ unsafe fn inputs<L: Lanes, C: Class, const N: usize>(l: L, t: &Tile, inputs: &[I
         } else {
             let mut blocks: [Super<L>; N] = std::array::from_fn(|_| Super::new(l));
             for i in 0..8 {
-                let w = step(i);
+                let w = planes(l, unpacked.add(8 * i * plane));
                 for (block, input) in blocks.iter_mut().zip(inputs) {
                     let each = dots::<L, C>(l, offset, &w, input.x.add(32 * i), input.sums.add(i * (32 / C::SUB)));
                     block.take::<C>(l, i, each, scales, input.sums);
