@@ -128,6 +128,7 @@ impl Found {
     }
 
     /// Refuses a micro-batch that the device has no memory for, of a model of which `trained` parameters train.
+    #[cfg_attr(target_arch = "aarch64", allow(unused_variables))] // `trained` counts on a GPU
     pub fn check_batch(&self, model: &Config, trained: usize, batch: &Batch) -> Result<()> {
         let (asked, free) = match self {
             Self::Cpu => {
