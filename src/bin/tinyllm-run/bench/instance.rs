@@ -1,15 +1,15 @@
 //! One process of a bench: it opens the model as any command does, then does what it is told on standard input, a line an order, and
 //! answers each with a line of JSON. A process that only keeps a core busy is here, too.
 
-use super::super::common::ModelArgs;
+use super::super::common::{ModelArgs, print_json};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tinyllm::data::labels::Trie;
 use tinyllm::data::{Codec, Example};
-use tinyllm::infer::{Model, Session, label_log_probs, most_likely};
+use tinyllm::infer::{Model, Session, label_log_probs, most_likely, peak};
 
 /// The command line of such a process.
 #[derive(clap::Args)]
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
         for line in io::stdin().lock().lines() {
             let order = Order::parse(&line?)?;
             if order == Order::End {
-                return answer(&json!({"peak_rss_bytes": peak_rss()}));
+                return answer(&json!({"peak_rss_bytes": peak()}));
             }
             let start = Instant::now();
             let skipped = instance.obey(order, args.classify.as_deref())?;
@@ -81,9 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn answer(value: &Value) -> Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{value}")?;
-    Ok(out.flush()?)
+    print_json(&mut io::stdout().lock(), value)
 }
 
 struct Instance<'m> {
@@ -159,13 +157,6 @@ fn text(n: usize) -> String {
     let mut text = String::from("Ax:");
     (0..n).for_each(|i| text.push_str(&format!(" {}", (i * 37 + 11) % 100)));
     text
-}
-
-/// The most memory that this process has had in RAM, in bytes; `None` where the system does not say.
-fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(1024 * line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?)
 }
 
 /// Keeps a core busy until standard input ends, which it does with whoever started this.
