@@ -6,7 +6,7 @@ mod report;
 
 use super::common::{Cache, Threads, print_json};
 use anyhow::{Context, Result, ensure};
-use fleet::{Busy, Fleet};
+use fleet::Fleet;
 use instance::Order;
 use report::{Figure, Report, median};
 use serde_json::{Map, json};
@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.json {
         writeln!(out, "{}", about.line)?;
     }
-    let busy = Busy::start(args.background.into())?;
+    let busy = Fleet::busy(args.background.into())?;
     let configurations = args.threads.len() * args.instances.len();
     let steps = (args.pp.len() + args.tg.len() * args.depth.len() + 2 + 2 * usize::from(args.classify.is_some())) * configurations;
     let mut progress = Progress::new("bench", "figures", steps as u64);
@@ -158,7 +158,7 @@ fn measure(args: &Args, about: &About, threads: Threads, instances: usize, progr
     }
     let (mut fleet, _) = Fleet::start(instances, &bench.words)?;
     for &n in &args.pp {
-        bench.rate(&mut fleet, &format!("pp{n}"), &format!("prompt of {n}"), n, |_| Order::Prompt(n as usize))?;
+        bench.rate(&mut fleet, &format!("pp{n}"), &format!("prompt of {n}"), n, Order::Prompt(n as usize))?;
         progress.add(1);
     }
     for &depth in &args.depth {
@@ -167,7 +167,7 @@ fn measure(args: &Args, about: &About, threads: Threads, instances: usize, progr
                 0 => (format!("tg{n}"), format!("generation of {n}")),
                 _ => (format!("tg{n}@{depth}"), format!("generation of {n}, {depth} read before")),
             };
-            bench.rate(&mut fleet, &key, &what, n, |_| Order::Generate(n as usize, depth as usize))?;
+            bench.rate(&mut fleet, &key, &what, n, Order::Generate(n as usize, depth as usize))?;
             progress.add(1);
         }
     }
@@ -221,10 +221,10 @@ impl Bench {
     }
 
     /// Tokens a second of all instances together.
-    fn rate(&mut self, fleet: &mut Fleet, key: &str, what: &str, tokens: u32, order: impl Fn(usize) -> Order) -> Result<()> {
+    fn rate(&mut self, fleet: &mut Fleet, key: &str, what: &str, tokens: u32, order: Order) -> Result<()> {
         let (mut samples, mut each) = (vec![], vec![]);
         for trial in 0..=self.trials {
-            let rates: Vec<f64> = fleet.all(order(trial))?.into_iter().map(|seconds| f64::from(tokens) / seconds).collect();
+            let rates: Vec<f64> = fleet.all(order)?.into_iter().map(|seconds| f64::from(tokens) / seconds).collect();
             if trial > 0 {
                 samples.push(rates.iter().sum());
                 each.extend(rates); // the first one warms up

@@ -53,7 +53,7 @@ impl Drop for Process {
     }
 }
 
-/// Processes that work at the same time.
+/// Processes that work at the same time, until dropped.
 pub struct Fleet(Vec<Process>);
 
 impl Fleet {
@@ -63,6 +63,11 @@ impl Fleet {
         let mut fleet = Self((0..n).map(|_| Process::start("bench-instance", args)).collect::<Result<_>>()?);
         let took = fleet.answers(|_| Ok(start.elapsed().as_secs_f64()))?;
         Ok((fleet, took))
+    }
+
+    /// Starts `n` processes that keep a core busy each.
+    pub fn busy(n: usize) -> Result<Self> {
+        Ok(Self((0..n).map(|_| Process::start("bench-busy", &[])).collect::<Result<_>>()?))
     }
 
     /// Has all of them do the same at the same time; the seconds that each took.
@@ -79,15 +84,5 @@ impl Fleet {
 
     fn answers<T>(&mut self, read: impl Fn(&Value) -> Result<T>) -> Result<Vec<T>> {
         self.0.iter_mut().map(|p| read(&p.answer()?)).collect()
-    }
-}
-
-/// Processes that keep cores busy, until dropped.
-pub struct Busy(#[allow(dead_code)] Vec<Process>);
-
-impl Busy {
-    /// Starts `n` of them.
-    pub fn start(n: usize) -> Result<Self> {
-        Ok(Self((0..n).map(|_| Process::start("bench-busy", &[])).collect::<Result<_>>()?))
     }
 }
