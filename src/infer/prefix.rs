@@ -95,7 +95,7 @@ impl Header {
             model_bytes: model.file.file_len(),
             model_changed: model.file.modified().and_then(since_1970).map(|t| (t.as_secs(), t.subsec_nanos())),
             model_checksum: checksum(model, tokens),
-            cache: (format!("{:?}", cache.ty()).to_lowercase(), model.config.n_layer, h, d),
+            cache: (cache.ty().name().into(), model.config.n_layer, h, d),
             tokens: tokens.into(),
         }
     }

@@ -249,8 +249,7 @@ impl Tail {
 
 /// When a model's file was written: seconds and nanoseconds; "unknown" where that is not known.
 fn modified(file: &Gguf) -> String {
-    let time = std::fs::metadata(file.path()).and_then(|m| m.modified()).ok();
-    match time.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()) {
+    match file.modified().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()) {
         Some(t) => format!("{}.{:09}", t.as_secs(), t.subsec_nanos()),
         None => "unknown".into(),
     }

@@ -126,15 +126,15 @@ fn about(args: &Args) -> Result<About> {
         model.config.parameters() as f64 / 1e6,
         isa.name(),
         Dots::under(isa).name(),
-        format!("{:?}", args.cache).to_lowercase(),
+        args.cache.ty().name(),
         args.trials
     );
     Ok(About { ty, line })
 }
 
 fn measure(args: &Args, about: &About, threads: Threads, instances: usize, progress: &mut Progress) -> Result<Report> {
-    let cache = format!("{:?}", args.cache).to_lowercase();
-    let mut words = vec![args.model.to_str().context("the model's path is no text")?.to_owned(), "--cache".into(), cache.clone()];
+    let cache = args.cache.ty().name();
+    let mut words = vec![args.model.to_str().context("the model's path is no text")?.to_owned(), "--cache".into(), cache.into()];
     if let Some(n) = threads.0 {
         words.extend(["-t".into(), n.to_string()]);
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use tinyllm::cores;
 use tinyllm::gguf::{Array, Gguf, View};
 use tinyllm::infer::{CacheType, Model, ModelError, Need, available};
 use tinyllm::simd::Isa;
@@ -87,8 +88,7 @@ fn describe(file: Gguf, load: impl FnOnce(Gguf) -> Result<Model, ModelError>) ->
 /// What running it on this machine takes, by part; `None` for a file that cannot be run.
 fn memory(file: &Gguf) -> Option<Value> {
     let layout = Dots::under(Isa::detect()).layout();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let need = |cache| Need::of(file, layout, cache, threads, false).ok();
+    let need = |cache| Need::of(file, layout, cache, cores::fast().threads, false).ok();
     let f16 = need(CacheType::F16)?;
     let cache = json!({"f32": need(CacheType::F32)?.cache, "f16": f16.cache, "q8": need(CacheType::Q8)?.cache});
     Some(json!({

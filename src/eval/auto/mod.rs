@@ -79,7 +79,7 @@ impl FromStr for Target {
         if name.eq_ignore_ascii_case("auto") {
             return Ok(Self::Auto);
         }
-        FileType::named(name).map(Self::Type).ok_or_else(|| format!("there is no such type; the types are {}, auto", FileType::names()))
+        name.parse().map(Self::Type).map_err(|known: String| format!("{known}, auto"))
     }
 }
 

@@ -40,6 +40,15 @@ pub enum CacheType {
 }
 
 impl CacheType {
+    /// "f32", "f16" or "q8".
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+        }
+    }
     /// Bytes of a number.
     const fn size(self) -> usize {
         match self {
